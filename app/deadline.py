@@ -1,0 +1,20 @@
+"""One absolute deadline per turn, from the settings and from what the platform leaves."""
+
+import asyncio
+
+# Lambda ends an invocation without a word. A second and a half is left for the commit, the answer and its way out.
+PLATFORM_MARGIN_S = 1.5
+# A run that is past its deadline may still be committing. Only after this may another run take its turn over.
+LEASE_MARGIN_S = 5.0
+# Commits are retried this long past the deadline; below PLATFORM_MARGIN_S, so that the caller still hears of it.
+COMMIT_MARGIN_S = 1.0
+
+
+def turn_deadline(timeout_s: float, remaining_s: float | None = None) -> float:
+    """Return the instant, on the running event loop's clock, by which a turn that starts now must have answered.
+
+    timeout_s:   the longest a turn may take (AGENT_TIMEOUT_S)
+    remaining_s: seconds until the platform ends this invocation, where it says so
+    """
+    limit_s = timeout_s if remaining_s is None else min(timeout_s, remaining_s - PLATFORM_MARGIN_S)
+    return asyncio.get_running_loop().time() + max(limit_s, 0.0)

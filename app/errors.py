@@ -1,0 +1,149 @@
+"""Every exception this service raises on purpose.
+
+    ServiceError
+    ├── ConfigurationError        the environment is wrong; the process must not start
+    ├── NotServing                this process cannot take the turn now; try again
+    │   ├── WarmingUp             not ready yet
+    │   ├── ShuttingDown          draining, or stopped in the middle of a turn
+    │   └── Overloaded            as many turns as allowed are running
+    ├── InvalidRequest            the caller must change something
+    │   ├── MalformedEvent        the Lambda event is no HTTP request
+    │   ├── MalformedJSON         the body is no JSON document
+    │   ├── ValidationFailed      the document does not fit the contract
+    │   ├── UnsupportedMediaType  the body is not declared as JSON
+    │   ├── NotAcceptable         neither JSON nor SSE is accepted
+    │   ├── ContentTooLarge       body or message over the limit
+    │   ├── InvalidIdempotencyKey the header breaks its syntax
+    │   └── IdempotencyKeyReused  same key, other message
+    ├── SessionNotFound           absent, or another principal's
+    ├── SessionConflict           somebody else holds the session; try again
+    │   ├── SessionBusy           another turn is running
+    │   ├── TurnInProgress        the turn with this idempotency key is running
+    │   └── LeaseLost             this run was overtaken; nothing of it is stored
+    ├── StoreUnavailable          the session store did not answer
+    ├── DeadlineExceeded          nothing was said before the turn's deadline
+    ├── AgentFailed               the agent raised, or broke its contract
+    └── ResponseTooLarge          the answer does not fit where it must go
+
+`problems.py` gives each its HTTP status. Texts here are for logs and people: they name settings, fields and limits,
+never a value, a secret or a user's words.
+"""
+
+
+class ServiceError(Exception):
+    """Root of the tree.
+
+    `retry_after_s` is how many seconds the caller should wait before it tries again; None where trying again is no use.
+    """
+
+    retry_after_s: int | None = None
+
+
+class ConfigurationError(ServiceError):
+    """The environment is wrong. `problems` names every bad setting, one text each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class NotServing(ServiceError):
+    """This process cannot take the turn now."""
+
+    retry_after_s = 1
+
+
+class WarmingUp(NotServing):
+    """Warm-up has not finished."""
+
+
+class ShuttingDown(NotServing):
+    """The process is draining, or stopped this turn because its grace ran out."""
+
+
+class Overloaded(NotServing):
+    """As many turns as allowed are running in this process."""
+
+
+class InvalidRequest(ServiceError):
+    """The caller must change the request."""
+
+
+class MalformedEvent(InvalidRequest):
+    """The Lambda event is not an HTTP request, or one that cannot be read."""
+
+
+class MalformedJSON(InvalidRequest):
+    """The body is not one JSON document of Unicode text without duplicate keys or non-finite numbers."""
+
+
+class ValidationFailed(InvalidRequest):
+    """The document does not fit the contract. `errors` holds `{"loc": […], "type": …}` and never the input."""
+
+    def __init__(self, errors: list[dict[str, object]]) -> None:
+        super().__init__("validation failed")
+        self.errors = errors
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not declared as application/json."""
+
+
+class NotAcceptable(InvalidRequest):
+    """The Accept header admits neither JSON nor SSE."""
+
+
+class ContentTooLarge(InvalidRequest):
+    """The body or the message is over its limit."""
+
+
+class InvalidIdempotencyKey(InvalidRequest):
+    """The Idempotency-Key header is not 1 to 255 visible ASCII characters."""
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """The key was used in this session with another message."""
+
+
+class SessionNotFound(ServiceError):
+    """No such session for this principal; absent and foreign are told apart nowhere."""
+
+
+class SessionConflict(ServiceError):
+    """Somebody else holds the session."""
+
+    retry_after_s = 2
+
+
+class SessionBusy(SessionConflict):
+    """Another turn is running on the session."""
+
+
+class TurnInProgress(SessionConflict):
+    """The turn with this idempotency key is still running."""
+
+
+class LeaseLost(SessionConflict):
+    """Another run took the turn over, or the session was deleted; nothing of this run is stored."""
+
+    retry_after_s = 1
+
+
+class StoreUnavailable(ServiceError):
+    """The session store did not answer within its limits; whether the last write happened is unknown."""
+
+    retry_after_s = 2
+
+
+class DeadlineExceeded(ServiceError):
+    """The turn's deadline passed before the agent said anything."""
+
+    retry_after_s = 1
+
+
+class AgentFailed(ServiceError):
+    """The agent raised or broke its contract."""
+
+
+class ResponseTooLarge(ServiceError):
+    """The answer does not fit into an item of the store or a response of the platform."""

@@ -1,0 +1,188 @@
+"""The life of this process: its phase, the turns that run in it, and how it ends. The only mutable global."""
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol
+
+from app.errors import Overloaded, ServiceError, ShuttingDown, StoreUnavailable, WarmingUp
+
+log = logging.getLogger(__name__)
+
+WARM_UP_RETRY_S = 0.5  # ready well within 2 s of the store's return, at two cheap reads a second while it is gone
+STOP_RESERVE_S = 2.0  # of the grace: stopping turns, releasing leases, closing clients
+HURRIED_GRACE_S = 0.5  # after a second signal
+
+
+class Phase(enum.Enum):
+    """Where the process is, in this order. `draining` still serves until the drain delay has passed."""
+
+    COLD = "cold"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Turn(Protocol):
+    """What the lifecycle needs of a running turn."""
+
+    def stop(self, error: ServiceError) -> None: ...
+
+    async def settled(self) -> None: ...
+
+    def add_done_callback(self, callback: Callable[["Turn"], None]) -> None: ...
+
+
+class Lifecycle:
+    """One process's phase and running turns.
+
+    max_turns:       how many turns may run at once; further ones are refused
+    drain_delay_s:   how long a draining process goes on serving, so that balancers see it leave
+    grace_s:         how long after the first signal the process may live
+    warm_in_call_s:  how long a call may wait for the warm-up; for platforms that freeze the process between calls
+    """
+
+    def __init__(
+        self, *, max_turns: int, drain_delay_s: float, grace_s: float, warm_in_call_s: float = 0.0
+    ) -> None:
+        self._max_turns = max_turns
+        self._drain_delay_s = drain_delay_s
+        self._grace_s = grace_s
+        self._warm_in_call_s = warm_in_call_s
+        self._phase = Phase.COLD
+        self._first_response = True
+        self._serving = True
+        self._turns: set[Turn] = set()
+        self._hurry = asyncio.Event()
+        self._ends_at: float | None = None
+        self._probe: Callable[[], Awaitable[None]] = _never
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @property
+    def running_turns(self) -> int:
+        return len(self._turns)
+
+    def take_cold_start(self) -> bool:
+        """Return True exactly once, for the first response of the process."""
+        first, self._first_response = self._first_response, False
+        return first
+
+    def begin(self, probe: Callable[[], Awaitable[None]]) -> None:
+        """Everything is open: warm up by asking `probe`, which raises StoreUnavailable as long as it must."""
+        self._probe = probe
+        self._move(Phase.WARMING)
+
+    async def warm_up(self, limit_s: float | None = None) -> None:
+        """Ask the probe until it succeeds, which makes the process ready, or until `limit_s` has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._phase is Phase.WARMING:
+                    await self._ask()
+
+    async def _ask(self) -> None:
+        try:
+            await self._probe()
+        except StoreUnavailable as exc:
+            log.warning("warm-up failed", extra={"reason": str(exc)})
+            await asyncio.sleep(WARM_UP_RETRY_S)
+        else:
+            if self._phase is Phase.WARMING:
+                self._move(Phase.READY)
+
+    async def check_ready(self) -> None:
+        """Return if this process should get new traffic.
+
+        Raises:
+            WarmingUp: warm-up has not finished.
+            ShuttingDown: the process is draining.
+        """
+        await self._warm_in_call()
+        if self._phase is not Phase.READY:
+            raise WarmingUp if self._phase in (Phase.COLD, Phase.WARMING) else ShuttingDown
+
+    async def check_turn(self) -> None:
+        """Return if a turn may start here. A draining process takes turns until its drain delay has passed.
+
+        Raises:
+            WarmingUp, ShuttingDown, Overloaded: it may not.
+        """
+        if not (self._phase is Phase.DRAINING and self._serving):
+            await self.check_ready()
+        if len(self._turns) >= self._max_turns:
+            raise Overloaded
+
+    async def _warm_in_call(self) -> None:
+        if self._phase is Phase.WARMING and self._warm_in_call_s:
+            await self.warm_up(self._warm_in_call_s)
+
+    def track(self, turn: Turn) -> None:
+        """Count a turn among the running ones until it has settled."""
+        self._turns.add(turn)
+        turn.add_done_callback(self._turns.discard)
+
+    def hurry(self) -> None:
+        """A second signal: give the running turns HURRIED_GRACE_S instead of the rest of the grace."""
+        self._hurry.set()
+
+    async def drain(self, stop_listening: Callable[[], None]) -> None:
+        """Announce the end, serve on for the drain delay, then stop listening and let the running turns finish.
+
+        Turns that still run STOP_RESERVE_S before the grace ends are stopped: nothing of them is stored, their leases are
+        released and their clients told.
+        """
+        self._announce()
+        await self._wait(asyncio.Event().wait(), self._drain_delay_s)
+        stop_listening()
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Wait for the running turns, stop those that outlive the grace, and return when all have settled."""
+        ends_at = self._announce()
+        self._serving = False
+        await self._wait(self._settled(), ends_at - STOP_RESERVE_S - _now())
+        for turn in self._turns:
+            turn.stop(ShuttingDown())
+        await self._settled()
+
+    def _announce(self) -> float:
+        """Move to draining, once, and return the instant at which the grace ends."""
+        if self._ends_at is None:
+            self._ends_at = _now() + self._grace_s
+            self._move(Phase.DRAINING)
+        return self._ends_at
+
+    def stopped(self) -> None:
+        """Everything is closed."""
+        self._move(Phase.STOPPED)
+
+    async def _settled(self) -> None:
+        while self._turns:
+            await asyncio.wait([asyncio.ensure_future(turn.settled()) for turn in self._turns])
+
+    async def _wait(self, awaitable: Awaitable[object], limit_s: float) -> None:
+        """Wait for `awaitable` up to `limit_s`, or for HURRIED_GRACE_S once a second signal came."""
+        wanted = asyncio.ensure_future(awaitable)
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait([wanted, hurried], timeout=max(limit_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        if hurried.done() and not wanted.done():
+            await asyncio.wait([wanted], timeout=HURRIED_GRACE_S)
+        for future in (wanted, hurried):
+            future.cancel()
+
+    def _move(self, phase: Phase) -> None:
+        log.info("phase changed", extra={"phase": phase.value})
+        self._phase = phase
+
+
+async def _never() -> None:
+    raise StoreUnavailable("nothing is open yet")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

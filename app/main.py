@@ -1,0 +1,164 @@
+"""The composition root: settings in, app out. The only module that knows every other."""
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from app import agents, config, problems, telemetry
+from app.agents import Agent
+from app.errors import ServiceError
+from app.lifecycle import Lifecycle
+from app.middleware import Shell
+from app.routes import Limits, Routes
+from app.sessions import SessionStore
+from app.sessions.claims import Claims
+from app.turns import TurnService
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+DAY_S = 86_400
+WARM_IN_CALL_S = 2.0  # how long one Lambda invocation may wait for a warm-up that did not finish at init
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def build() -> FastAPI:
+    """Return the app that the environment describes, with logging set up.
+
+    Raises:
+        ConfigurationError: it names every bad setting and no value.
+    """
+    settings = config.load_valid()
+    telemetry.configure(settings.log_level)
+    return create_app(settings)
+
+
+def create_app(
+    settings: config.Settings,
+    *,
+    store: SessionStore | None = None,
+    agent: Agent | None = None,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """Return an app of its own: nothing is shared with another one but what is passed in. Opens nothing yet.
+
+    `clock` gives epoch seconds. Entry points find the Lifecycle and the Settings on `app.state`.
+
+    Raises:
+        ConfigurationError: the agent cannot be loaded.
+    """
+    store = store or _store(settings)
+    agent = agent or agents.load(settings.agent)
+    lifecycle = Lifecycle(
+        max_turns=settings.max_concurrent_turns,
+        drain_delay_s=settings.drain_delay_s,
+        grace_s=settings.shutdown_grace_s,
+        warm_in_call_s=WARM_IN_CALL_S if settings.lambda_function else 0.0,
+    )
+    claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
+    turns = TurnService(claims, agent, settings.max_steps)
+    limits = Limits(settings.timeout_s, settings.max_message_bytes)
+    production = settings.environment == "production"
+    app = FastAPI(
+        title="agent-service",
+        version=VERSION,
+        lifespan=_lifespan(lifecycle, store, in_background=settings.lambda_function is None),
+        docs_url=None if production else "/docs",
+        redoc_url=None,
+        openapi_url=None if production else "/openapi.json",
+    )
+    app.state.lifecycle, app.state.settings = lifecycle, settings
+    app.include_router(Routes(lifecycle, turns, store, clock, limits).router())
+    app.add_middleware(Shell, lifecycle=lifecycle)
+    app.add_exception_handler(ServiceError, problems.on_service_error)
+    app.add_exception_handler(HTTPException, problems.on_http_error)
+    app.add_exception_handler(RequestValidationError, problems.on_invalid_parameter)
+    return app
+
+
+def _store(settings: config.Settings) -> SessionStore:
+    """Return the store that the settings name. Each is imported only where it is used: both cost a cold start."""
+    if settings.sessions_table and settings.aws_region:
+        from app.sessions.credentials import credentials  # noqa: PLC0415
+        from app.sessions.dynamodb import DynamoDBStore  # noqa: PLC0415
+
+        endpoint = settings.aws_endpoint_url_dynamodb
+        return DynamoDBStore(
+            settings.sessions_table, settings.aws_region, credentials(), str(endpoint) if endpoint else None
+        )
+    from app.sessions.sqlite import SQLiteStore  # noqa: PLC0415
+
+    log.info("sessions are kept in an SQLite file; set SESSIONS_TABLE to share them between machines")
+    return SQLiteStore(settings.sessions_file)
+
+
+def _lifespan(
+    lifecycle: Lifecycle, store: SessionStore, *, in_background: bool
+) -> Callable[[FastAPI], object]:
+    """Return the app's lifespan: open the store, warm up, serve, let the turns finish, close.
+
+    in_background: warm up while the server already answers probes. Where the process is frozen between calls, the
+    entry point warms up instead.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with store:
+            lifecycle.begin(store.ping)
+            warming = asyncio.create_task(lifecycle.warm_up()) if in_background else None
+            with _drain_on_signal(lifecycle):
+                yield
+            if warming:
+                warming.cancel()
+            await lifecycle.finish()
+        lifecycle.stopped()
+
+    return lifespan
+
+
+@contextmanager
+def _drain_on_signal(lifecycle: Lifecycle) -> Iterator[None]:
+    """Wrap the server's signal handlers, so that the process drains before its server stops listening.
+
+    uvicorn closes the listener at the first signal, and runs the lifespan's end only after the last connection: too
+    early and too late to tell a balancer through `/readyz`. Python's own handlers, as under a test or on Lambda, stay.
+    """
+    loop = asyncio.get_running_loop()
+    drains: list[asyncio.Task[None]] = []
+    servers = {each: signal.getsignal(each) for each in SIGNALS} if _in_main_thread() else {}
+    servers = {each: handler for each, handler in servers.items() if _is_servers(handler)}
+
+    def begin(stop_listening: Callable[[], None]) -> None:
+        if drains:
+            lifecycle.hurry()
+        else:
+            drains.append(loop.create_task(lifecycle.drain(stop_listening)))
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        server = servers[signal.Signals(number)]
+        loop.call_soon_threadsafe(begin, lambda: server(number, frame))  # type: ignore[operator,misc]  # _is_servers
+
+    for each in servers:
+        signal.signal(each, on_signal)
+    try:
+        yield
+    finally:
+        for each, handler in servers.items():
+            signal.signal(each, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_servers(handler: object) -> bool:
+    return callable(handler) and handler is not signal.default_int_handler

@@ -1,0 +1,164 @@
+"""Every error as RFC 9457 problem details: one table, used for JSON responses and for SSE `error` events.
+
+`type` is `urn:agent-service:problem:<slug>`. Titles and details are constants: no input, no foreign text.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from app import errors, telemetry
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `instance` is the request id; `retryable` tells whether the same request may succeed
+    later."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    retryable: bool
+    errors: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table."""
+
+    slug: str
+    status: int
+    title: str
+    detail: str
+
+
+NOT_FOUND = Kind("not-found", 404, "Not found", "There is no such resource.")
+METHOD_NOT_ALLOWED = Kind(
+    "method-not-allowed", 405, "Method not allowed", "The Allow header names the methods of this resource."
+)
+VALIDATION_FAILED = Kind(
+    "validation-failed", 422, "Validation failed", "The request does not fit the contract; `errors` says where."
+)
+INTERNAL = Kind("internal", 500, "Internal error", "The service made an error. It has been logged under this id.")
+
+KINDS: dict[type[Exception], Kind] = {
+    errors.MalformedEvent: Kind(
+        "malformed-event", 400, "Malformed event", "The Lambda event is not an HTTP request that can be read."
+    ),
+    errors.MalformedJSON: Kind(
+        "malformed-json", 400, "Malformed JSON", "The body must be one JSON object in UTF-8 without duplicate keys."
+    ),
+    errors.InvalidIdempotencyKey: Kind(
+        "invalid-idempotency-key",
+        400,
+        "Invalid idempotency key",
+        "Idempotency-Key must be one header of 1 to 255 visible ASCII characters.",
+    ),
+    errors.SessionNotFound: NOT_FOUND,
+    errors.NotAcceptable: Kind(
+        "not-acceptable", 406, "Not acceptable", "Accept application/json or text/event-stream."
+    ),
+    errors.SessionBusy: Kind(
+        "session-busy", 409, "Session busy", "Another turn is running on this session. `Prefer: wait=N` waits for it."
+    ),
+    errors.TurnInProgress: Kind(
+        "turn-in-progress", 409, "Turn in progress", "The turn with this idempotency key is still running."
+    ),
+    errors.LeaseLost: Kind(
+        "lease-lost", 409, "Lease lost", "Another request took this turn over; nothing of this one is stored."
+    ),
+    errors.ContentTooLarge: Kind(
+        "content-too-large", 413, "Content too large", "The body or the message is over the service's limit."
+    ),
+    errors.UnsupportedMediaType: Kind(
+        "unsupported-media-type", 415, "Unsupported media type", "Send the body as application/json."
+    ),
+    errors.ValidationFailed: VALIDATION_FAILED,
+    errors.IdempotencyKeyReused: Kind(
+        "idempotency-key-reused", 422, "Idempotency key reused", "This key belongs to another message of this session."
+    ),
+    errors.ResponseTooLarge: Kind(
+        "response-too-large", 500, "Response too large", "The answer is over the service's limit; it is not stored."
+    ),
+    errors.AgentFailed: Kind(
+        "agent-failed", 502, "Agent failed", "The agent did not finish the turn; nothing is stored."
+    ),
+    errors.WarmingUp: Kind("warming-up", 503, "Warming up", "This process is not ready yet."),
+    errors.Overloaded: Kind("overloaded", 503, "Overloaded", "This process runs as many turns as it may."),
+    errors.ShuttingDown: Kind("shutting-down", 503, "Shutting down", "This process is being stopped; nothing is stored."),
+    errors.StoreUnavailable: Kind(
+        "store-unavailable", 503, "Store unavailable", "The session store does not answer. Retry with the same key."
+    ),
+    errors.DeadlineExceeded: Kind(
+        "deadline-exceeded", 504, "Deadline exceeded", "The agent said nothing in time; nothing is stored."
+    ),
+}
+
+
+def kind_of(error: Exception) -> Kind:
+    """Return the row for `error`: that of the nearest class in its order of inheritance, else `internal`."""
+    for base in type(error).__mro__:
+        if issubclass(base, Exception) and base in KINDS:
+            return KINDS[base]
+    return INTERNAL
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that tells a client of `error`, under the id of the current request."""
+    return _problem(
+        kind_of(error),
+        retryable=getattr(error, "retry_after_s", None) is not None,
+        found=getattr(error, "errors", None) if isinstance(error, errors.ValidationFailed) else None,
+    )
+
+
+def response_of(error: Exception) -> Response:
+    """Return the HTTP response that tells a client of `error`."""
+    retry_after_s: int | None = getattr(error, "retry_after_s", None)
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return _response(problem_of(error), headers)
+
+
+async def on_service_error(_: Request, error: Exception) -> Response:
+    """Exception handler for `ServiceError`."""
+    return response_of(error)
+
+
+async def on_http_error(_: Request, error: Exception) -> Response:
+    """Exception handler for what the router refuses itself: no such path, no such method."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(status, INTERNAL)
+    return _response(_problem(kind), dict(getattr(error, "headers", None) or {}))
+
+
+async def on_invalid_parameter(_: Request, error: Exception) -> Response:
+    """Exception handler for path and query parameters. Says where and which rule, never what was sent."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    places = [{"loc": list(each["loc"]), "type": each["type"]} for each in found]
+    return _response(_problem(VALIDATION_FAILED, found=places))
+
+
+def _problem(kind: Kind, *, retryable: bool = False, found: list[dict[str, Any]] | None = None) -> Problem:
+    return Problem(
+        type=f"urn:agent-service:problem:{kind.slug}",
+        title=kind.title,
+        status=kind.status,
+        detail=kind.detail,
+        instance=telemetry.request_id.get(),
+        retryable=retryable,
+        errors=found,
+    )
+
+
+def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    body = to_json(problem, exclude_none=True)
+    return Response(body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,196 @@
+"""HTTP in and out: parse, call, choose the rendering. Nothing is decided here that the inside could decide."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app import wire
+from app.deadline import turn_deadline
+from app.errors import ContentTooLarge, SessionNotFound, UnsupportedMediaType
+from app.events import TurnEvent, TurnStarted
+from app.lifecycle import Lifecycle
+from app.problems import Problem
+from app.sessions import SessionKey, SessionStore
+from app.sessions.codec import unpack
+from app.turns import RunningTurn, TurnRequest, TurnService
+
+PRINCIPAL = "anonymous"  # one owner of every session, as long as the service authenticates nobody
+HEARTBEAT_S = 15.0  # proxies and load balancers cut a silent stream after 60 s or less
+ESCAPED_BYTES = 6  # JSON may spend \u0000 on one byte of a message
+BODY_SLACK_BYTES = 4096  # of a body, for everything that is not the message
+STREAM_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
+
+SessionId = Annotated[str, Path(pattern=wire.SESSION_ID)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """timeout_s: the longest a turn may take. max_message_bytes: of UTF-8."""
+
+    timeout_s: float
+    max_message_bytes: int
+
+    @property
+    def max_body_bytes(self) -> int:
+        return ESCAPED_BYTES * self.max_message_bytes + BODY_SLACK_BYTES
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": Problem, "content": {"application/problem+json": {}}, "description": "Problem (RFC 9457)"}
+        for status in statuses
+    }
+
+
+class Routes:
+    """The paths of the service, bound to what answers them."""
+
+    def __init__(
+        self, lifecycle: Lifecycle, turns: TurnService, store: SessionStore, clock: Callable[[], float], limits: Limits
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._turns = turns
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+
+    def router(self) -> APIRouter:
+        """Return a router with every path of the service."""
+        router = APIRouter()
+        router.add_api_route("/healthz", self.healthz, methods=["GET"])
+        router.add_api_route("/readyz", self.readyz, methods=["GET"], responses=_problems(503))
+        router.add_api_route(
+            "/chat",
+            self.chat,
+            methods=["POST"],
+            response_model=wire.ChatResponse,
+            responses={200: {"content": {"text/event-stream": {}}}}
+            | _problems(400, 406, 409, 413, 415, 422, 500, 502, 503, 504),
+            openapi_extra={
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": wire.ChatRequest.model_json_schema()}},
+                }
+            },
+        )
+        router.add_api_route(
+            "/sessions/{session_id}",
+            self.transcript,
+            methods=["GET"],
+            response_model=wire.Transcript,
+            responses=_problems(404, 422, 503),
+        )
+        router.add_api_route(
+            "/sessions/{session_id}", self.delete, methods=["DELETE"], status_code=204, responses=_problems(422, 503)
+        )
+        return router
+
+    async def healthz(self) -> dict[str, str]:
+        """Tell that the process can answer. Touches nothing else."""
+        return {"status": "alive"}
+
+    async def readyz(self) -> dict[str, object]:
+        """Tell whether this process should get new traffic."""
+        await self._lifecycle.check_ready()
+        return {"status": "ready", "running_turns": self._lifecycle.running_turns}
+
+    async def chat(self, request: Request) -> Response:
+        """Take one turn of a session: `Accept: text/event-stream` streams it, anything else waits for the answer."""
+        await self._lifecycle.check_turn()
+        stream = wire.wants_stream(request.headers.get("accept"))
+        turn_request = await self._parse(request)
+        turn = self._turns.start(turn_request)
+        self._lifecycle.track(turn)
+        batches = turn.batches(HEARTBEAT_S)
+        first = await _first(batches)
+        if stream:
+            return StreamingResponse(
+                wire.sse(_chain(first, batches)),
+                media_type="text/event-stream",
+                headers=STREAM_HEADERS | _turn_headers(first, turn_request),
+            )
+        done = await wire.fold(_chain(first, batches))
+        return Response(
+            wire.chat_body(done), media_type="application/json", headers=_turn_headers(first, turn_request)
+        )
+
+    async def transcript(
+        self,
+        session_id: SessionId,
+        before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+        limit: Annotated[int, Query(ge=1, le=wire.MAX_PAGE)] = wire.DEFAULT_PAGE,
+    ) -> Response:
+        """Return a page of the session's done turns, oldest first; `before` of one page asks for the older page."""
+        key = SessionKey(PRINCIPAL, session_id)
+        items = await self._store.newest(key, limit, before)
+        if not items and (before is None or not await self._store.newest(key, 1)):
+            raise SessionNotFound
+        now = self._clock()
+        turns = [unpack(each.turn, each.body) for each in reversed(items) if each.body and each.expires > now]
+        oldest = items[-1].turn if items else 1
+        body = wire.transcript_body(session_id, turns, oldest if oldest > 1 else None)
+        return Response(body, media_type="application/json")
+
+    async def delete(self, session_id: SessionId) -> Response:
+        """Remove everything of the session; a turn that runs on it stores nothing any more."""
+        await self._store.delete(SessionKey(PRINCIPAL, session_id))
+        return Response(status_code=204)
+
+    async def _parse(self, request: Request) -> TurnRequest:
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media != "application/json":
+            raise UnsupportedMediaType
+        idempotency_key = wire.parse_idempotency_key(request.headers.getlist("idempotency-key"))
+        body = await _read(request, self._limits.max_body_bytes)
+        chat = wire.parse_chat(body, self._limits.max_message_bytes)
+        return TurnRequest(
+            key=SessionKey(PRINCIPAL, chat.session_id or str(uuid.uuid4())),
+            message=chat.message,
+            idempotency_key=idempotency_key,
+            wait_s=wire.parse_wait(request.headers.getlist("prefer")),
+            deadline=turn_deadline(self._limits.timeout_s, _remaining_s(request)),
+        )
+
+
+def _turn_headers(first: Sequence[TurnEvent], request: TurnRequest) -> dict[str, str]:
+    headers = {}
+    if any(isinstance(event, TurnStarted) and event.replayed for event in first):
+        headers["Idempotency-Replayed"] = "true"
+    if request.wait_s:
+        headers["Preference-Applied"] = f"wait={request.wait_s:.0f}"
+    return headers
+
+
+async def _first(batches: AsyncIterator[Sequence[TurnEvent]]) -> Sequence[TurnEvent]:
+    """Return the first batch with an event in it; an error before it is still a plain HTTP status."""
+    while not (batch := await anext(batches)):
+        pass  # a heartbeat: the request waits for a busy session
+    return batch
+
+
+async def _chain(
+    first: Sequence[TurnEvent], rest: AsyncIterator[Sequence[TurnEvent]]
+) -> AsyncIterator[Sequence[TurnEvent]]:
+    yield first
+    async for batch in rest:
+        yield batch
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
+    """Return the body. FastAPI's own limit answers in plain text over whatever the app says, so it is counted here."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise ContentTooLarge
+    return bytes(body)
+
+
+def _remaining_s(request: Request) -> float | None:
+    """Return how many seconds Lambda leaves this invocation; None elsewhere."""
+    context = request.scope.get("aws.context")
+    return None if context is None else context.get_remaining_time_in_millis() / 1000

@@ -1,0 +1,175 @@
+"""How a turn is claimed, committed and given back, over any SessionStore.
+
+Three calls a turn: read the newest items, claim the next number, commit. No transaction, no second item to keep in step.
+Every step is safe to repeat, and a step whose acknowledgement was lost is recognised by its `run`.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from app.errors import (
+    IdempotencyKeyReused,
+    LeaseLost,
+    SessionBusy,
+    SessionConflict,
+    StoreUnavailable,
+    TurnInProgress,
+)
+from app.events import Turn
+from app.sessions import SessionKey, SessionStore, TurnItem
+from app.sessions.codec import pack, unpack
+
+ATTEMPTS = 5  # a claim loses only to another claim; five lost in a row is a busy session
+POLL_S = (0.05, 0.5)  # first and longest pause between two looks at a busy session, before jitter
+COMMIT_RETRY_S = 0.2  # on top of the store's own retries, for as long as the turn may still answer
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to commit one turn, and the history its agent must see: done turns, oldest first."""
+
+    key: SessionKey
+    item: TurnItem
+    history: Sequence[Turn]
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Claims turns in `store`.
+
+    window: how many newest turns are read: history for the agent, and the reach of idempotency keys
+    keep_s: seconds for which a turn is kept, from its writing
+    clock:  epoch seconds; a skewed one costs wasted model calls, never a turn
+    """
+
+    store: SessionStore
+    window: int
+    keep_s: int
+    clock: Callable[[], float] = time.time
+
+    async def claim(self, key: SessionKey, req: str | None, message: str, lease_s: float) -> Claim | Turn:
+        """Claim the session's next turn for `lease_s` seconds, or return the done turn that `req` already made.
+
+        Raises:
+            SessionBusy: another turn holds a living lease.
+            TurnInProgress: the turn of the same `req` holds a living lease.
+            IdempotencyKeyReused: `req` made a turn with another message.
+            StoreUnavailable: the store did not answer; the turn may be open until its lease ends.
+        """
+        run = uuid.uuid4().hex
+        request_id = req or run
+        for _ in range(ATTEMPTS):
+            items = await self.store.newest(key, self.window)
+            done = self._done(items)
+            for item in done:
+                if item.req == request_id:
+                    return _replay(item, message)
+            head = items[0] if items else None
+            if head is not None and head.body is None and head.run == run:
+                return self._won(key, head, done)  # our write landed, its acknowledgement did not
+            dead_run = self._dead_run(head, request_id)
+            item = self._next(head, run, request_id, lease_s)
+            if await self._put(key, item, dead_run):
+                return self._won(key, item, done)
+        raise SessionBusy
+
+    async def claim_or_wait(
+        self, key: SessionKey, req: str | None, message: str, lease_s: float, wait_s: float
+    ) -> Claim | Turn:
+        """`claim`, but look again for up to `wait_s` seconds while the session is busy. Polls with reads only."""
+        give_up = self._now() + wait_s
+        while True:
+            try:
+                return await self.claim(key, req, message, lease_s)
+            except SessionConflict:
+                if not await self._wait_until_free(key, give_up):
+                    raise
+
+    async def commit(self, claim: Claim, turn: Turn, limit_s: float) -> None:
+        """Store the done turn, trying for up to `limit_s` seconds while the store does not answer.
+
+        Raises:
+            LeaseLost: another run holds the turn, or the session was deleted; nothing is stored.
+            ResponseTooLarge: the turn fits into no item.
+            StoreUnavailable: the limit passed; whether the turn is stored is unknown.
+        """
+        item = TurnItem(
+            turn=claim.item.turn,
+            run=claim.item.run,
+            req=claim.item.req,
+            expires=int(self.clock()) + self.keep_s,
+            body=pack(turn),
+        )
+        give_up = self._now() + limit_s
+        while True:
+            try:
+                if await self.store.commit(claim.key, item):
+                    return
+                raise LeaseLost
+            except StoreUnavailable:
+                if self._now() >= give_up:
+                    raise
+            await asyncio.sleep(COMMIT_RETRY_S)
+
+    async def release(self, claim: Claim) -> None:
+        """Give the turn back so that the next request need not wait for the lease. A silent store is let be."""
+        await self._give_back(claim.key, claim.item)
+
+    async def _put(self, key: SessionKey, item: TurnItem, dead_run: str | None) -> bool:
+        try:
+            return await self.store.claim(key, item, dead_run)
+        except BaseException:  # cut off or unanswered: the claim may have landed, and nobody will commit it
+            await self._give_back(key, item)
+            raise
+
+    async def _give_back(self, key: SessionKey, item: TurnItem) -> None:
+        with suppress(StoreUnavailable):  # then the lease ends by itself
+            await self.store.release(key, item.turn, item.run)
+
+    def _done(self, items: Sequence[TurnItem]) -> list[TurnItem]:
+        now = self.clock()
+        return [item for item in items if item.body is not None and item.expires > now]
+
+    def _dead_run(self, head: TurnItem | None, request_id: str) -> str | None:
+        """Return the run to take over from, or None where the next turn is free; raise while a run lives."""
+        if head is None or head.lease is None:
+            return None
+        if head.lease > self.clock():
+            raise TurnInProgress if head.req == request_id else SessionBusy
+        return head.run
+
+    def _next(self, head: TurnItem | None, run: str, req: str, lease_s: float) -> TurnItem:
+        now = self.clock()
+        number = 1 if head is None else head.turn if head.body is None else head.turn + 1
+        return TurnItem(turn=number, run=run, req=req, expires=int(now) + self.keep_s, lease=now + lease_s)
+
+    def _won(self, key: SessionKey, item: TurnItem, done: Sequence[TurnItem]) -> Claim:
+        history = [unpack(each.turn, each.body) for each in reversed(done) if each.body is not None]
+        return Claim(key, item, history)
+
+    async def _wait_until_free(self, key: SessionKey, give_up: float) -> bool:
+        """Return True once no living lease is seen, False when `give_up` passes first."""
+        pause_s, longest_s = POLL_S
+        while self._now() < give_up:
+            await asyncio.sleep(min(pause_s * random.uniform(0.5, 1.0), give_up - self._now()))  # noqa: S311 jitter
+            pause_s = min(pause_s * 2, longest_s)
+            items = await self.store.newest(key, 1)
+            if not items or items[0].lease is None or items[0].lease <= self.clock():
+                return True
+        return False
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _replay(item: TurnItem, message: str) -> Turn:
+    turn = unpack(item.turn, item.body or b"")
+    if turn.message != message:
+        raise IdempotencyKeyReused
+    return turn

@@ -1,0 +1,63 @@
+"""Where AWS keys come from: environment, container, profiles and roles, instance metadata.
+
+aiodynamo reads the plain sources itself. What needs a protocol of its own (web identity on EKS, SSO, assumed roles,
+credential_process) is left to botocore, the `aws` extra, which is imported only when such a source is configured.
+"""
+
+import asyncio
+import importlib.util
+import os
+from pathlib import Path
+
+from aiodynamo.credentials import (
+    ChainCredentials,
+    ContainerMetadataCredentials,
+    Credentials,
+    EnvironmentCredentials,
+    FileCredentials,
+    InstanceMetadataCredentialsV2,
+    Key,
+)
+from aiodynamo.http.types import HttpImplementation
+
+
+class BotocoreCredentials(Credentials):
+    """Keys from whatever source botocore resolves; botocore refreshes them before they expire."""
+
+    def __init__(self) -> None:
+        self._resolved: object | None = None
+
+    async def get_key(self, http: HttpImplementation) -> Key | None:
+        return await asyncio.to_thread(self._get_key)
+
+    def _get_key(self) -> Key | None:
+        from botocore.session import Session  # noqa: PLC0415 200 ms that only these sources may cost
+
+        if self._resolved is None:
+            self._resolved = Session().get_credentials()
+        if self._resolved is None:
+            return None
+        frozen = self._resolved.get_frozen_credentials()  # type: ignore[attr-defined]  # botocore has no types
+        return Key(frozen.access_key, frozen.secret_key, frozen.token)
+
+    def invalidate(self) -> bool:
+        self._resolved = None
+        return True
+
+    def is_disabled(self) -> bool:
+        configured = {"AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"} & os.environ.keys()
+        profiles = Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
+        return not (configured or profiles.is_file()) or importlib.util.find_spec("botocore") is None
+
+
+def credentials() -> Credentials:
+    """Return the chain of sources in the order of AWS's own SDKs."""
+    return ChainCredentials(
+        [
+            EnvironmentCredentials(),
+            BotocoreCredentials(),
+            FileCredentials(),
+            ContainerMetadataCredentials(),
+            InstanceMetadataCredentialsV2(),
+        ]
+    )

@@ -1,0 +1,109 @@
+"""SessionStore in one SQLite file: the embedded default for a laptop. Survives restarts and kill -9, shared by the
+processes of one machine, forgets nothing but what expired."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self, TypeVar
+
+from app.errors import StoreUnavailable
+from app.sessions import SessionKey, TurnItem
+
+T = TypeVar("T")
+
+BUSY_S = 2.0  # how long one statement waits for another process's write
+SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;  -- an acknowledged turn survives a power cut too
+CREATE TABLE IF NOT EXISTS turns (
+    pk TEXT NOT NULL, turn INTEGER NOT NULL, run TEXT NOT NULL, req TEXT NOT NULL,
+    expires INTEGER NOT NULL, lease REAL, body BLOB,
+    PRIMARY KEY (pk, turn)
+) WITHOUT ROWID;
+"""
+COLUMNS = "turn, run, req, expires, lease, body"
+
+
+class SQLiteStore:
+    """Turns in the file at `path`, which is made on first use. One connection on one thread, so that the loop never
+    waits for a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    async def newest(
+        self, key: SessionKey, limit: int, before: int | None = None
+    ) -> Sequence[TurnItem]:
+        query = f"SELECT {COLUMNS} FROM turns WHERE pk = ? AND turn < ? ORDER BY turn DESC LIMIT ?"  # noqa: S608 constant
+        below = before if before is not None else 2**63 - 1
+        return await self._run(
+            lambda db: [TurnItem(*row) for row in db.execute(query, (str(key), below, limit))]
+        )
+
+    async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
+        if dead_run is None:
+            return await self._write(
+                "INSERT INTO turns (pk, turn, run, req, expires, lease) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                (str(key), item.turn, item.run, item.req, item.expires, item.lease),
+            )
+        return await self._write(
+            "UPDATE turns SET run = ?, req = ?, expires = ?, lease = ?"
+            " WHERE pk = ? AND turn = ? AND run = ? AND body IS NULL",
+            (item.run, item.req, item.expires, item.lease, str(key), item.turn, dead_run),
+        )
+
+    async def commit(self, key: SessionKey, item: TurnItem) -> bool:
+        return await self._write(
+            "UPDATE turns SET expires = ?, lease = NULL, body = ? WHERE pk = ? AND turn = ? AND run = ?",
+            (item.expires, item.body, str(key), item.turn, item.run),
+        )
+
+    async def release(self, key: SessionKey, turn: int, run: str) -> None:
+        await self._write(
+            "DELETE FROM turns WHERE pk = ? AND turn = ? AND run = ? AND body IS NULL",
+            (str(key), turn, run),
+        )
+
+    async def delete(self, key: SessionKey) -> None:
+        await self._write("DELETE FROM turns WHERE pk = ?", (str(key),))
+
+    async def ping(self) -> None:
+        await self._run(lambda db: db.execute("SELECT 1 FROM turns LIMIT 1").fetchall())
+
+    async def _write(self, statement: str, values: tuple[object, ...]) -> bool:
+        """Run one statement, which SQLite makes atomic, and return whether it changed anything."""
+        return await self._run(lambda db: db.execute(statement, values).rowcount > 0)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._thread, lambda: work(self._open())
+            )
+        except sqlite3.Error as exc:
+            raise StoreUnavailable("the SQLite session file cannot be used") from exc
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
+            connection.executescript(SCHEMA)
+            connection.execute("DELETE FROM turns WHERE expires < ?", (int(time.time()),))
+            self._connection = connection
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

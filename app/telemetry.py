@@ -1,0 +1,54 @@
+"""JSON log lines on stdout, with the request they belong to. A leaf: imports nothing of the app.
+
+Nothing that a user wrote is logged, at any level: records carry constant phrases and facts as fields, and an exception is
+written as its class and the places it passed, because its text may hold input.
+"""
+
+import json
+import logging
+import sys
+import time
+import traceback
+from contextvars import ContextVar
+from types import TracebackType
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+_DEEPEST = 12  # frames of a traceback, innermost ones
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, event, request_id, then the record's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if found := request_id.get():
+            line["request_id"] = found
+        line |= {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
+        if record.exc_info and record.exc_info[0]:
+            line["exception"] = describe(record.exc_info[0], record.exc_info[2])
+        return json.dumps(line, default=lambda value: type(value).__name__)
+
+
+def describe(kind: type[BaseException], trace: TracebackType | None) -> dict[str, object]:
+    """Return an exception as its class and the places it passed, without its text."""
+    frames = traceback.extract_tb(trace)[-_DEEPEST:]
+    return {"type": kind.__name__, "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}
+
+
+def configure(level: str) -> None:
+    """Send every record of the process at or above `level` to stdout as JSON. Safe to repeat."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JSONFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # Access lines hold the path, and with it session ids that callers chose.
+    for name in ("uvicorn.access", "mangum.http"):
+        logging.getLogger(name).disabled = True

@@ -1,0 +1,258 @@
+"""Requests and responses as they cross the wire. JSON is the fold of a turn's events, SSE their map."""
+
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError, to_json
+
+from app.errors import ContentTooLarge, InvalidIdempotencyKey, MalformedJSON, NotAcceptable, ServiceError, ValidationFailed
+from app.events import Text, ToolCall, ToolResult, Turn, TurnDone, TurnEvent, TurnStarted
+from app.problems import problem_of
+
+SESSION_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
+MAX_DEPTH = 64  # of nested JSON; the contract needs one
+MAX_WAIT_S = 60  # of `Prefer: wait=N`; what asks for more waits this long
+DEFAULT_PAGE, MAX_PAGE = 20, 100
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # all but tab, line feed and carriage return
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])", re.IGNORECASE)
+
+
+def _no_control_characters(text: str) -> str:
+    if _CONTROL.search(text):
+        raise PydanticCustomError("control_character", "control characters are not allowed")
+    return text
+
+
+class ChatRequest(BaseModel):
+    """The body of `POST /chat`. Without `session_id` the service makes a new session."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    message: Annotated[str, Field(min_length=1), AfterValidator(_no_control_characters)]
+    session_id: Annotated[str, Field(pattern=SESSION_ID)] | None = None
+
+
+class UsageBody(BaseModel):
+    """What the turn consumed. `usd` is list price."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    steps: int
+    usd: float
+
+
+class ChatResponse(BaseModel):
+    """A stored turn, as `POST /chat` answers it and as the SSE `done` event carries it."""
+
+    answer: str
+    session_id: str
+    turn: int
+    stop_reason: str
+    usage: UsageBody
+
+
+class TurnBody(BaseModel):
+    """A turn in a transcript."""
+
+    turn: int
+    message: str
+    answer: str
+    stop_reason: str
+    usage: UsageBody
+
+
+class Transcript(BaseModel):
+    """Turns of a session, oldest first. `before` asks for the page of older ones; null at the beginning."""
+
+    session_id: str
+    turns: list[TurnBody]
+    before: int | None
+
+
+def parse_chat(body: bytes, max_message_bytes: int) -> ChatRequest:
+    """Return the request in `body`.
+
+    Raises:
+        MalformedJSON: it is not one strict JSON document.
+        ValidationFailed: it does not fit `ChatRequest`.
+        ContentTooLarge: the message is longer than `max_message_bytes` of UTF-8.
+    """
+    try:
+        request = ChatRequest.model_validate(_parse_json(body))
+    except ValidationError as exc:
+        found = exc.errors(include_url=False, include_context=False, include_input=False)
+        raise ValidationFailed([_place(each["loc"], each["type"]) for each in found]) from None
+    if len(request.message.encode()) > max_message_bytes:
+        raise ContentTooLarge
+    return request
+
+
+def parse_idempotency_key(values: Sequence[str]) -> str | None:
+    """Return the key of the Idempotency-Key headers, without the quotes of RFC 8941 strings; None without a header."""
+    if not values:
+        return None
+    key = values[0]
+    if len(key) > 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if len(values) > 1 or not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidIdempotencyKey
+    return key
+
+
+def parse_wait(values: Iterable[str]) -> int:
+    """Return the seconds of `Prefer: wait=N` (RFC 7240), at most MAX_WAIT_S; 0 without one. Others are ignored."""
+    for value in values:
+        if found := _WAIT.search(value):
+            return min(int(found[1]), MAX_WAIT_S)
+    return 0
+
+
+def wants_stream(accept: str | None) -> bool:
+    """Return whether the caller takes SSE, which it must name; JSON is for everybody else.
+
+    Raises:
+        NotAcceptable: neither is accepted.
+    """
+    accepted = {media for media, weight in map(_media_range, (accept or "*/*").split(",")) if weight > 0}
+    if "text/event-stream" in accepted:
+        return True
+    if accepted.isdisjoint({"application/json", "application/*", "*/*"}):
+        raise NotAcceptable
+    return False
+
+
+def chat_body(done: TurnDone) -> bytes:
+    """Return the JSON of `ChatResponse` for a stored turn."""
+    turn = done.turn
+    return to_json(
+        {
+            "answer": turn.answer,
+            "session_id": done.session_id,
+            "turn": turn.number,
+            "stop_reason": turn.stop_reason,
+            "usage": turn.usage,
+        }
+    )
+
+
+def transcript_body(session_id: str, turns: Sequence[Turn], before: int | None) -> bytes:
+    """Return the JSON of `Transcript`."""
+    bodies = [
+        {
+            "turn": turn.number,
+            "message": turn.message,
+            "answer": turn.answer,
+            "stop_reason": turn.stop_reason,
+            "usage": turn.usage,
+        }
+        for turn in turns
+    ]
+    return to_json({"session_id": session_id, "turns": bodies, "before": before})
+
+
+async def fold(batches: AsyncIterator[Sequence[TurnEvent]]) -> TurnDone:
+    """Return the event that ends a turn; raise the error that ended it instead."""
+    last: TurnEvent | None = None
+    async for batch in batches:
+        last = batch[-1] if batch else last
+    if not isinstance(last, TurnDone):
+        raise TypeError("a turn ends with TurnDone or raises")
+    return last
+
+
+async def sse(batches: AsyncIterator[Sequence[TurnEvent]]) -> AsyncIterator[bytes]:
+    """Yield the frames of a turn, those that are ready together in one chunk; ends with `done` or `error`."""
+    try:
+        async for batch in batches:
+            yield b"".join(map(frame, batch)) or b": keep-alive\n\n"
+    except ServiceError as exc:
+        yield _frame(b"error", to_json(problem_of(exc), exclude_none=True))
+
+
+def frame(event: TurnEvent) -> bytes:
+    """Return one event as a Server-Sent Event."""
+    match event:
+        case Text():
+            return _frame(b"delta", b'{"text":' + to_json(event.text) + b"}")
+        case TurnStarted():
+            return _frame(b"turn", to_json({"session_id": event.session_id, "turn": event.number}))
+        case ToolCall():
+            return _frame(b"tool_call", to_json({"id": event.id, "name": event.name, "args": event.args}))
+        case ToolResult():
+            return _frame(b"tool_result", to_json({"id": event.id, "ok": event.ok}))
+        case TurnDone():
+            return _frame(b"done", chat_body(event))
+
+
+def _frame(name: bytes, data: bytes) -> bytes:
+    return b"event: " + name + b"\ndata: " + data + b"\n\n"
+
+
+def _parse_json(body: bytes) -> object:
+    """Return the JSON document in `body`; stricter than RFC 8259 demands, because what is lax is also ambiguous."""
+    try:
+        text = body.decode()
+        document = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite
+        )
+        _check_depth(document)
+        if "\\u" in text:  # an escape can smuggle in half of a surrogate pair, which no UTF-8 can carry on
+            json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise MalformedJSON from None  # the cause's text holds the input
+    return document
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError
+    return document
+
+
+def _refuse(_: str) -> NoReturn:
+    raise ValueError
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError
+    return value
+
+
+def _check_depth(document: object) -> None:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError
+
+
+def _place(loc: tuple[int | str, ...], kind: str) -> dict[str, object]:
+    """Return where and which rule. The name of an unknown field is the caller's own text and is left out."""
+    return {"loc": [] if kind == "extra_forbidden" else list(loc), "type": kind}
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    media, *parameters = (part.strip().lower() for part in text.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return media, float(parameter[2:])
+            except ValueError:
+                return media, 0.0
+    return media, 1.0

@@ -1,0 +1,101 @@
+"""Lambda entry: `handler.handler`. Opened and warmed once per environment, then one Mangum call per invocation.
+
+Nothing a caller or an event source can send makes the handler raise: to Lambda an exception here is a function error,
+which it retries and alarms on, and for which the caller gets a 502 that is not ours.
+"""
+
+import gc
+
+gc.disable()  # collecting while the modules load costs a tenth of the cold start and finds nothing
+
+import asyncio  # noqa: E402
+import json  # noqa: E402
+import logging  # noqa: E402
+import re  # noqa: E402
+from typing import Any, TypeAlias  # noqa: E402
+
+from mangum import Mangum  # noqa: E402
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES  # noqa: E402
+
+from app.errors import MalformedEvent, ResponseTooLarge, ServiceError  # noqa: E402
+from app.main import build  # noqa: E402
+from app.problems import MEDIA_TYPE, response_of  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+Event: TypeAlias = dict[str, Any]
+Result: TypeAlias = dict[str, Any]
+
+WARM_UP_S = 3.0  # of the 10 s that Lambda gives the init; what is not warm by then, the first invocation finishes
+MAX_RESULT_BYTES = 5_767_168  # 5.5 MiB; at 6,291,556 the runtime refuses the answer and the environment is lost
+CHECK_OVER_CHARS = 1_000_000  # JSON makes at most six bytes of a character, so shorter bodies always fit
+HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?")  # what Mangum can split into a name and a port
+PORT = re.compile(r"[0-9]{1,5}")
+SCHEDULERS = ("aws.events", "aws.scheduler")
+
+app = build()
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+lifespan = app.router.lifespan_context(app)
+mangum = Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
+
+
+async def _open() -> None:
+    """Enter the lifespan, for good, and warm up. A store that does not answer is no reason to fail the init."""
+    await lifespan.__aenter__()
+    await app.state.lifecycle.warm_up(WARM_UP_S)
+
+
+loop.run_until_complete(_open())
+gc.enable()
+gc.freeze()  # what is loaded now stays, so no collection needs to look at it again
+
+
+def handler(event: Event, context: object) -> Result:
+    """Answer one Lambda event: HTTP API, Function URL, REST API, ALB, or a scheduled ping. Never raises."""
+    asyncio.set_event_loop(loop)  # an asyncio.run() anywhere in the process takes the current loop away
+    try:
+        if isinstance(event, dict) and event.get("source") in SCHEDULERS:
+            return {"statusCode": 200, "body": '{"status":"alive"}'}
+        return _within_limit(mangum(_readable(event), context))  # type: ignore[arg-type]  # RIC's own context class
+    except Exception as exc:  # an edge: events come from anywhere, and Mangum reads them without checking
+        log.warning("event cannot be read", extra={"reason": type(exc).__name__})
+        return _problem(MalformedEvent())
+
+
+def _readable(event: Event) -> Event:
+    """Return the event with its headers as Mangum expects them: present, texts only, the host splittable."""
+    event = {name: value for name, value in event.items() if not (name == "multiValueHeaders" and value is None)}
+    event["headers"] = {
+        name: value
+        for name, value in (event.get("headers") or {}).items()
+        if isinstance(value, str) and _is_readable(name.lower(), value)
+    }
+    if "multiValueHeaders" in event:
+        event["multiValueHeaders"] = {
+            name: [value for value in values or () if isinstance(value, str) and _is_readable(name.lower(), value)]
+            for name, values in event["multiValueHeaders"].items()
+        }
+    return event
+
+
+def _is_readable(name: str, value: str) -> bool:
+    rule = {"host": HOST, "x-forwarded-port": PORT}.get(name)
+    return rule is None or rule.fullmatch(value) is not None
+
+
+def _within_limit(result: Result) -> Result:
+    if len(result.get("body") or "") > CHECK_OVER_CHARS and len(json.dumps(result)) > MAX_RESULT_BYTES:
+        return _problem(ResponseTooLarge())
+    return result
+
+
+def _problem(error: ServiceError) -> Result:
+    response = response_of(error)
+    headers = {name.decode(): value.decode() for name, value in response.raw_headers}
+    return {
+        "statusCode": response.status_code,
+        "headers": headers,
+        "body": bytes(response.body).decode(),
+        "isBase64Encoded": False,
+    }
