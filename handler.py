@@ -51,20 +51,22 @@ gc.enable()
 gc.freeze()  # what is loaded now stays, so no collection needs to look at it again
 
 
-def handler(event: Event, context: object) -> Result:
+def handler(event: object, context: object) -> Result:
     """Answer one Lambda event: HTTP API, Function URL, REST API, ALB, or a scheduled ping. Never raises."""
     asyncio.set_event_loop(loop)  # an asyncio.run() anywhere in the process takes the current loop away
     try:
         if isinstance(event, dict) and event.get("source") in SCHEDULERS:
             return {"statusCode": 200, "body": '{"status":"alive"}'}
-        return _within_limit(mangum(_readable(event), context))  # type: ignore[arg-type]  # RIC's own context class
-    except Exception as exc:  # an edge: events come from anywhere, and Mangum reads them without checking
+        return _within_limit(mangum(_readable(event), context))  # type: ignore[arg-type]  # unchecked, as said
+    except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
         log.warning("event cannot be read", extra={"reason": type(exc).__name__})
         return _problem(MalformedEvent())
 
 
-def _readable(event: Event) -> Event:
+def _readable(event: object) -> Event:
     """Return the event with its headers as Mangum expects them: present, texts only, the host splittable."""
+    if not isinstance(event, dict):
+        raise TypeError
     event = {name: value for name, value in event.items() if not (name == "multiValueHeaders" and value is None)}
     event["headers"] = {
         name: value

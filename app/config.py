@@ -11,12 +11,16 @@ from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
 
 ENV_FILE = ".env"
-OWN_PREFIXES = ("AGENT_", "SESSIONS_")  # a variable that starts so is ours, so an unknown one is a typing error
+OWN_PREFIXES = (
+    "AGENT_",
+    "SESSIONS_",
+)  # a variable that starts so is ours, so an unknown one is a typing error
 STOP_S = 3.0  # of the grace: stopping what still runs and closing
 
 
@@ -32,9 +36,15 @@ def _strip(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
-def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any) -> Any:
+def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any) -> Any:  # noqa: ANN401 as Field
     """Return a field read from the variable `name`. `must_be` completes the sentence "`name` must be …"."""
-    return Field(default, validation_alias=name, description=purpose, json_schema_extra={"must_be": must_be}, **rules)
+    return Field(
+        default,
+        validation_alias=name,
+        description=purpose,
+        json_schema_extra={"must_be": must_be},
+        **rules,
+    )
 
 
 class Settings(BaseSettings):
@@ -57,26 +67,52 @@ class Settings(BaseSettings):
         "where this runs; production refuses what only suits a laptop",
     )
     max_steps: int = setting(
-        "AGENT_MAX_STEPS", 6, "a whole number from 1 to 50", "model calls a turn may make", ge=1, le=50
+        "AGENT_MAX_STEPS",
+        6,
+        "a whole number from 1 to 50",
+        "model calls a turn may make",
+        ge=1,
+        le=50,
     )
     api_key: Annotated[SecretStr | None, BeforeValidator(_strip)] = setting(
-        "ANTHROPIC_API_KEY", None, "a text without line breaks", "key of the Messages API", min_length=1
+        "ANTHROPIC_API_KEY",
+        None,
+        "a text without line breaks",
+        "key of the Messages API",
+        min_length=1,
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = setting(
-        "LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL", "least level that is logged, in any case"
+        "LOG_LEVEL",
+        "INFO",
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+        "least level that is logged, in any case",
     )
     host: str = setting("HOST", "127.0.0.1", "an address", "address that `python -m app` listens on", min_length=1)
     port: int = setting(
-        "PORT", 8000, "a whole number from 1 to 65535", "port that `python -m app` listens on", ge=1, le=65535
+        "PORT",
+        8000,
+        "a whole number from 1 to 65535",
+        "port that `python -m app` listens on",
+        ge=1,
+        le=65535,
     )
     agent: str = setting(
-        "AGENT", "echo", "echo or module:object", "the agent: a built-in one, or your own", pattern=r"^echo$|^[\w.]+:[\w.]+$"
+        "AGENT",
+        "echo",
+        "echo or module:object",
+        "the agent: a built-in one, or your own",
+        pattern=r"^echo$|^[\w.]+:[\w.]+$",
     )
     agent_model: str | None = setting(
         "AGENT_MODEL", None, "a text", "model that the agent calls; echo calls none", min_length=1
     )
     timeout_s: float = setting(
-        "AGENT_TIMEOUT_S", 60.0, "a number from 1 to 3600", "seconds a turn may take; less where Lambda leaves less", ge=1, le=3600
+        "AGENT_TIMEOUT_S",
+        60.0,
+        "a number from 1 to 3600",
+        "seconds a turn may take; less where Lambda leaves less",
+        ge=1,
+        le=3600,
     )
     sessions_table: str | None = setting(
         "SESSIONS_TABLE",
@@ -86,7 +122,10 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.:/-]{3,1024}$",
     )
     sessions_file: Path = setting(
-        "SESSIONS_FILE", Path("sessions.db"), "a path", "SQLite file of the sessions, where there is no table"
+        "SESSIONS_FILE",
+        Path("sessions.db"),
+        "a path",
+        "SQLite file of the sessions, where there is no table",
     )
     sessions_window: int = setting(
         "SESSIONS_WINDOW",
@@ -97,7 +136,12 @@ class Settings(BaseSettings):
         le=200,
     )
     sessions_keep_days: int = setting(
-        "SESSIONS_KEEP_DAYS", 30, "a whole number from 1 to 3650", "days until a turn expires", ge=1, le=3650
+        "SESSIONS_KEEP_DAYS",
+        30,
+        "a whole number from 1 to 3650",
+        "days until a turn expires",
+        ge=1,
+        le=3650,
     )
     max_message_bytes: int = setting(
         "MAX_MESSAGE_BYTES",
@@ -108,22 +152,43 @@ class Settings(BaseSettings):
         le=131_072,
     )
     max_concurrent_turns: int = setting(
-        "MAX_CONCURRENT_TURNS", 100, "a whole number from 1 to 10000", "turns that run at once in a process", ge=1, le=10_000
+        "MAX_CONCURRENT_TURNS",
+        100,
+        "a whole number from 1 to 10000",
+        "turns that run at once in a process",
+        ge=1,
+        le=10_000,
     )
     drain_delay_s: float = setting(
-        "DRAIN_DELAY_S", 0.0, "a number from 0 to 3600", "seconds a stopping process goes on serving", ge=0, le=3600
+        "DRAIN_DELAY_S",
+        0.0,
+        "a number from 0 to 3600",
+        "seconds a stopping process goes on serving",
+        ge=0,
+        le=3600,
     )
     shutdown_grace_s: float = setting(
-        "SHUTDOWN_GRACE_S", 8.0, "a number from 3 to 3600", "seconds from SIGTERM to the exit, at most", ge=3, le=3600
+        "SHUTDOWN_GRACE_S",
+        8.0,
+        "a number from 3 to 3600",
+        "seconds from SIGTERM to the exit, at most",
+        ge=3,
+        le=3600,
     )
     aws_region: str | None = setting(
         "AWS_REGION", None, "a region name", "region of the table", pattern=r"^[a-z0-9-]+$"
     )
     aws_endpoint_url_dynamodb: AnyHttpUrl | None = setting(
-        "AWS_ENDPOINT_URL_DYNAMODB", None, "an http or https URL", "address of a local DynamoDB-compatible server"
+        "AWS_ENDPOINT_URL_DYNAMODB",
+        None,
+        "an http or https URL",
+        "address of a local DynamoDB-compatible server",
     )
     lambda_function: str | None = setting(
-        "AWS_LAMBDA_FUNCTION_NAME", None, "a text", "set by Lambda, which has no file to keep sessions in"
+        "AWS_LAMBDA_FUNCTION_NAME",
+        None,
+        "a text",
+        "set by Lambda, which has no file to keep sessions in",
     )
 
     def validate(self) -> list[str]:  # type: ignore[override]  # pydantic's own is a deprecated class method
@@ -188,8 +253,9 @@ def _read() -> tuple[Settings, list[str]]:
     return Settings(**{name: fields[name].default for name in bad}), problems
 
 
-def _must_be(field: Any) -> str:
-    return str(field.json_schema_extra["must_be"])
+def _must_be(field: FieldInfo) -> object:
+    extra = field.json_schema_extra
+    return extra["must_be"] if isinstance(extra, dict) else None
 
 
 def _unknown(variables: Mapping[str, str | None]) -> list[str]:

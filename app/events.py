@@ -1,16 +1,14 @@
 """What an agent yields, what a client is shown, and what a turn stores.
 
-Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, `ToolResult`, `State` and `Stop`; a running
-turn shows its client `TurnStarted`, then `Text`, `ToolCall` and `ToolResult` in order, then one `TurnDone`.
+Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, `ToolResult`, `State` and `Stop`; a
+running turn shows its client `TurnStarted`, then `Text`, `ToolCall` and `ToolResult` in order, then one `TurnDone`.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
-StopReason: TypeAlias = Literal[
-    "end_turn", "max_steps", "max_tokens", "deadline", "budget", "refusal", "cancelled"
-]
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+StopReason: TypeAlias = Literal["end_turn", "max_steps", "max_tokens", "deadline", "budget", "refusal", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +102,3 @@ class TurnDone:
 
 
 TurnEvent: TypeAlias = "TurnStarted | Text | ToolCall | ToolResult | TurnDone"
-

@@ -5,7 +5,7 @@ import enum
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.errors import Overloaded, ServiceError, ShuttingDown, StoreUnavailable, WarmingUp
 
@@ -29,11 +29,14 @@ class Phase(enum.Enum):
 class Turn(Protocol):
     """What the lifecycle needs of a running turn."""
 
-    def stop(self, error: ServiceError) -> None: ...
+    def stop(self, error: ServiceError) -> None:
+        """End the turn with `error`, unless it is being stored already."""
 
-    async def settled(self) -> None: ...
+    async def settled(self) -> None:
+        """Return when the turn is stored or given back."""
 
-    def add_done_callback(self, callback: Callable[["Turn"], None]) -> None: ...
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call `callback` with the turn once it has settled."""
 
 
 class Lifecycle:
@@ -45,9 +48,7 @@ class Lifecycle:
     warm_in_call_s:  how long a call may wait for the warm-up; for platforms that freeze the process between calls
     """
 
-    def __init__(
-        self, *, max_turns: int, drain_delay_s: float, grace_s: float, warm_in_call_s: float = 0.0
-    ) -> None:
+    def __init__(self, *, max_turns: int, drain_delay_s: float, grace_s: float, warm_in_call_s: float = 0.0) -> None:
         self._max_turns = max_turns
         self._drain_delay_s = drain_delay_s
         self._grace_s = grace_s
@@ -62,10 +63,12 @@ class Lifecycle:
 
     @property
     def phase(self) -> Phase:
+        """Where the process is."""
         return self._phase
 
     @property
     def running_turns(self) -> int:
+        """How many turns run now."""
         return len(self._turns)
 
     def take_cold_start(self) -> bool:
@@ -133,8 +136,8 @@ class Lifecycle:
     async def drain(self, stop_listening: Callable[[], None]) -> None:
         """Announce the end, serve on for the drain delay, then stop listening and let the running turns finish.
 
-        Turns that still run STOP_RESERVE_S before the grace ends are stopped: nothing of them is stored, their leases are
-        released and their clients told.
+        Turns that still run STOP_RESERVE_S before the grace ends are stopped: nothing of them is stored, their leases
+        are released and their clients told.
         """
         self._announce()
         await self._wait(asyncio.Event().wait(), self._drain_delay_s)

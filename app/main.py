@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 
 from fastapi import FastAPI
@@ -93,7 +93,10 @@ def _store(settings: config.Settings) -> SessionStore:
 
         endpoint = settings.aws_endpoint_url_dynamodb
         return DynamoDBStore(
-            settings.sessions_table, settings.aws_region, credentials(), str(endpoint) if endpoint else None
+            settings.sessions_table,
+            settings.aws_region,
+            credentials(),
+            str(endpoint) if endpoint else None,
         )
     from app.sessions.sqlite import SQLiteStore  # noqa: PLC0415
 
@@ -103,7 +106,7 @@ def _store(settings: config.Settings) -> SessionStore:
 
 def _lifespan(
     lifecycle: Lifecycle, store: SessionStore, *, in_background: bool
-) -> Callable[[FastAPI], object]:
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the app's lifespan: open the store, warm up, serve, let the turns finish, close.
 
     in_background: warm up while the server already answers probes. Where the process is frozen between calls, the

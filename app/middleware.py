@@ -24,7 +24,7 @@ class Shell:
         self._app = app
         self._lifecycle = lifecycle
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 an ASGI app
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -49,7 +49,10 @@ class Shell:
             await response_of(exc)(scope, receive, send_with_headers)
         finally:
             elapsed_ms = round((time.monotonic() - started) * 1000)
-            log.debug("request finished", extra={"route": _route(scope), "status": status, "elapsed_ms": elapsed_ms})
+            log.debug(
+                "request finished",
+                extra={"route": _route(scope), "status": status, "elapsed_ms": elapsed_ms},
+            )
             telemetry.request_id.reset(token)
 
     def _add_headers(self, headers: MutableHeaders, request_id: str) -> None:
@@ -64,7 +67,7 @@ class Shell:
 
 
 def _request_id(scope: Scope) -> str:
-    """Return the caller's id if it is well-formed, so that no header or log line can be forged with it; else a new one."""
+    """Return the caller's id if it is well-formed, so that no header or log line can be forged; or a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return bytes(value).decode()

@@ -19,8 +19,10 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. `instance` is the request id; `retryable` tells whether the same request may succeed
-    later."""
+    """RFC 9457 problem details.
+
+    `instance` is the request id; `retryable` tells whether the same request may succeed later.
+    """
 
     type: str
     title: str
@@ -43,19 +45,36 @@ class Kind:
 
 NOT_FOUND = Kind("not-found", 404, "Not found", "There is no such resource.")
 METHOD_NOT_ALLOWED = Kind(
-    "method-not-allowed", 405, "Method not allowed", "The Allow header names the methods of this resource."
+    "method-not-allowed",
+    405,
+    "Method not allowed",
+    "The Allow header names the methods of this resource.",
 )
 VALIDATION_FAILED = Kind(
-    "validation-failed", 422, "Validation failed", "The request does not fit the contract; `errors` says where."
+    "validation-failed",
+    422,
+    "Validation failed",
+    "The request does not fit the contract; `errors` says where.",
 )
-INTERNAL = Kind("internal", 500, "Internal error", "The service made an error. It has been logged under this id.")
+INTERNAL = Kind(
+    "internal",
+    500,
+    "Internal error",
+    "The service made an error. It has been logged under this id.",
+)
 
 KINDS: dict[type[Exception], Kind] = {
     errors.MalformedEvent: Kind(
-        "malformed-event", 400, "Malformed event", "The Lambda event is not an HTTP request that can be read."
+        "malformed-event",
+        400,
+        "Malformed event",
+        "The Lambda event is not an HTTP request that can be read.",
     ),
     errors.MalformedJSON: Kind(
-        "malformed-json", 400, "Malformed JSON", "The body must be one JSON object in UTF-8 without duplicate keys."
+        "malformed-json",
+        400,
+        "Malformed JSON",
+        "The body must be one JSON object in UTF-8 without duplicate keys.",
     ),
     errors.InvalidIdempotencyKey: Kind(
         "invalid-idempotency-key",
@@ -68,38 +87,67 @@ KINDS: dict[type[Exception], Kind] = {
         "not-acceptable", 406, "Not acceptable", "Accept application/json or text/event-stream."
     ),
     errors.SessionBusy: Kind(
-        "session-busy", 409, "Session busy", "Another turn is running on this session. `Prefer: wait=N` waits for it."
+        "session-busy",
+        409,
+        "Session busy",
+        "Another turn is running on this session. `Prefer: wait=N` waits for it.",
     ),
     errors.TurnInProgress: Kind(
-        "turn-in-progress", 409, "Turn in progress", "The turn with this idempotency key is still running."
+        "turn-in-progress",
+        409,
+        "Turn in progress",
+        "The turn with this idempotency key is still running.",
     ),
     errors.LeaseLost: Kind(
-        "lease-lost", 409, "Lease lost", "Another request took this turn over; nothing of this one is stored."
+        "lease-lost",
+        409,
+        "Lease lost",
+        "Another request took this turn over; nothing of this one is stored.",
     ),
     errors.ContentTooLarge: Kind(
-        "content-too-large", 413, "Content too large", "The body or the message is over the service's limit."
+        "content-too-large",
+        413,
+        "Content too large",
+        "The body or the message is over the service's limit.",
     ),
     errors.UnsupportedMediaType: Kind(
-        "unsupported-media-type", 415, "Unsupported media type", "Send the body as application/json."
+        "unsupported-media-type",
+        415,
+        "Unsupported media type",
+        "Send the body as application/json.",
     ),
     errors.ValidationFailed: VALIDATION_FAILED,
     errors.IdempotencyKeyReused: Kind(
-        "idempotency-key-reused", 422, "Idempotency key reused", "This key belongs to another message of this session."
+        "idempotency-key-reused",
+        422,
+        "Idempotency key reused",
+        "This key belongs to another message of this session.",
     ),
     errors.ResponseTooLarge: Kind(
-        "response-too-large", 500, "Response too large", "The answer is over the service's limit; it is not stored."
+        "response-too-large",
+        500,
+        "Response too large",
+        "The answer is over the service's limit; it is not stored.",
     ),
     errors.AgentFailed: Kind(
         "agent-failed", 502, "Agent failed", "The agent did not finish the turn; nothing is stored."
     ),
     errors.WarmingUp: Kind("warming-up", 503, "Warming up", "This process is not ready yet."),
     errors.Overloaded: Kind("overloaded", 503, "Overloaded", "This process runs as many turns as it may."),
-    errors.ShuttingDown: Kind("shutting-down", 503, "Shutting down", "This process is being stopped; nothing is stored."),
+    errors.ShuttingDown: Kind(
+        "shutting-down", 503, "Shutting down", "This process is being stopped; nothing is stored."
+    ),
     errors.StoreUnavailable: Kind(
-        "store-unavailable", 503, "Store unavailable", "The session store does not answer. Retry with the same key."
+        "store-unavailable",
+        503,
+        "Store unavailable",
+        "The session store does not answer. Retry with the same key.",
     ),
     errors.DeadlineExceeded: Kind(
-        "deadline-exceeded", 504, "Deadline exceeded", "The agent said nothing in time; nothing is stored."
+        "deadline-exceeded",
+        504,
+        "Deadline exceeded",
+        "The agent said nothing in time; nothing is stored.",
     ),
 }
 

@@ -16,13 +16,14 @@ from app.lifecycle import Lifecycle
 from app.problems import Problem
 from app.sessions import SessionKey, SessionStore
 from app.sessions.codec import unpack
-from app.turns import RunningTurn, TurnRequest, TurnService
+from app.turns import TurnRequest, TurnService
 
 PRINCIPAL = "anonymous"  # one owner of every session, as long as the service authenticates nobody
 HEARTBEAT_S = 15.0  # proxies and load balancers cut a silent stream after 60 s or less
 ESCAPED_BYTES = 6  # JSON may spend \u0000 on one byte of a message
 BODY_SLACK_BYTES = 4096  # of a body, for everything that is not the message
 STREAM_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 SessionId = Annotated[str, Path(pattern=wire.SESSION_ID)]
 
@@ -36,12 +37,17 @@ class Limits:
 
     @property
     def max_body_bytes(self) -> int:
+        """The longest body that can hold the longest message, however it is escaped."""
         return ESCAPED_BYTES * self.max_message_bytes + BODY_SLACK_BYTES
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": Problem, "content": {"application/problem+json": {}}, "description": "Problem (RFC 9457)"}
+        status: {
+            "model": Problem,
+            "content": {"application/problem+json": {}},
+            "description": "Problem (RFC 9457)",
+        }
         for status in statuses
     }
 
@@ -50,7 +56,12 @@ class Routes:
     """The paths of the service, bound to what answers them."""
 
     def __init__(
-        self, lifecycle: Lifecycle, turns: TurnService, store: SessionStore, clock: Callable[[], float], limits: Limits
+        self,
+        lifecycle: Lifecycle,
+        turns: TurnService,
+        store: SessionStore,
+        clock: Callable[[], float],
+        limits: Limits,
     ) -> None:
         self._lifecycle = lifecycle
         self._turns = turns
@@ -68,8 +79,7 @@ class Routes:
             self.chat,
             methods=["POST"],
             response_model=wire.ChatResponse,
-            responses={200: {"content": {"text/event-stream": {}}}}
-            | _problems(400, 406, 409, 413, 415, 422, 500, 502, 503, 504),
+            responses=STREAM | _problems(400, 406, 409, 413, 415, 422, 500, 502, 503, 504),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -85,7 +95,11 @@ class Routes:
             responses=_problems(404, 422, 503),
         )
         router.add_api_route(
-            "/sessions/{session_id}", self.delete, methods=["DELETE"], status_code=204, responses=_problems(422, 503)
+            "/sessions/{session_id}",
+            self.delete,
+            methods=["DELETE"],
+            status_code=204,
+            responses=_problems(422, 503),
         )
         return router
 
@@ -115,7 +129,9 @@ class Routes:
             )
         done = await wire.fold(_chain(first, batches))
         return Response(
-            wire.chat_body(done), media_type="application/json", headers=_turn_headers(first, turn_request)
+            wire.chat_body(done),
+            media_type="application/json",
+            headers=_turn_headers(first, turn_request),
         )
 
     async def transcript(

@@ -1,7 +1,7 @@
 """JSON log lines on stdout, with the request they belong to. A leaf: imports nothing of the app.
 
-Nothing that a user wrote is logged, at any level: records carry constant phrases and facts as fields, and an exception is
-written as its class and the places it passed, because its text may hold input.
+Nothing that a user wrote is logged, at any level: records carry constant phrases and facts as fields, and an exception
+is written as its class and the places it passed, because its text may hold input.
 """
 
 import json
@@ -14,7 +14,12 @@ from types import TracebackType
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "color_message",
+    "taskName",
+}
 _DEEPEST = 12  # frames of a traceback, innermost ones
 
 
@@ -22,6 +27,7 @@ class JSONFormatter(logging.Formatter):
     """One JSON object a line: time (UTC, ISO 8601), level, logger, event, request_id, then the record's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line."""
         line: dict[str, object] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -39,7 +45,10 @@ class JSONFormatter(logging.Formatter):
 def describe(kind: type[BaseException], trace: TracebackType | None) -> dict[str, object]:
     """Return an exception as its class and the places it passed, without its text."""
     frames = traceback.extract_tb(trace)[-_DEEPEST:]
-    return {"type": kind.__name__, "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}
+    return {
+        "type": kind.__name__,
+        "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
 
 
 def configure(level: str) -> None:

@@ -34,7 +34,9 @@ from app.sessions.claims import Claim, Claims
 
 log = logging.getLogger(__name__)
 
-MAX_ANSWER_CHARS = 1_000_000  # more fits into no item even when compressed; the buffer of a slow reader is bounded by it
+MAX_ANSWER_CHARS = (
+    1_000_000  # more fits into no item even when compressed; the buffer of a slow reader is bounded by it
+)
 YIELD_EVERY = 64  # events after which an agent that never waits lets other turns run
 
 

@@ -9,7 +9,14 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError, to_json
 
-from app.errors import ContentTooLarge, InvalidIdempotencyKey, MalformedJSON, NotAcceptable, ServiceError, ValidationFailed
+from app.errors import (
+    ContentTooLarge,
+    InvalidIdempotencyKey,
+    MalformedJSON,
+    NotAcceptable,
+    ServiceError,
+    ValidationFailed,
+)
 from app.events import Text, ToolCall, ToolResult, Turn, TurnDone, TurnEvent, TurnStarted
 from app.problems import problem_of
 
@@ -99,7 +106,7 @@ def parse_idempotency_key(values: Sequence[str]) -> str | None:
     if not values:
         return None
     key = values[0]
-    if len(key) > 2 and key[0] == key[-1] == '"':
+    if len(key) > len('""') and key[0] == key[-1] == '"':
         key = key[1:-1]
     if len(values) > 1 or not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidIdempotencyKey
@@ -199,9 +206,7 @@ def _parse_json(body: bytes) -> object:
     """Return the JSON document in `body`; stricter than RFC 8259 demands, because what is lax is also ambiguous."""
     try:
         text = body.decode()
-        document = json.loads(
-            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite
-        )
+        document = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
         _check_depth(document)
         if "\\u" in text:  # an escape can smuggle in half of a surrogate pair, which no UTF-8 can carry on
             json.dumps(document, ensure_ascii=False).encode()

@@ -1,8 +1,8 @@
 """The SessionStore port: one item per turn, which is the lock, the order, the idempotency record and the data.
 
-An item is *open* (`lease`, no `body`: a run holds the turn) or *done* (`body`, no `lease`: immutable). Turns are numbered
-1, 2, 3 … without holes and only the newest can be open, so a claim of turn n + 1 that succeeds proves that the history up
-to n was complete when it was read. Clocks decide liveness only; `run`, the fencing token, decides safety.
+An item is *open* (`lease`, no `body`: a run holds the turn) or *done* (`body`, no `lease`: immutable). Turns are
+numbered 1, 2, 3 … without holes and only the newest can be open, so a claim of turn n + 1 that succeeds proves that the
+history up to n was complete when it was read. Clocks decide liveness only; `run`, the fencing token, decides safety.
 """
 
 from collections.abc import Sequence
@@ -52,9 +52,7 @@ class SessionStore(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def newest(
-        self, key: SessionKey, limit: int, before: int | None = None
-    ) -> Sequence[TurnItem]:
+    async def newest(self, key: SessionKey, limit: int, before: int | None = None) -> Sequence[TurnItem]:
         """Return up to `limit` items, newest first, only turns below `before` if given.
 
         Sees every write acknowledged before the call. May return fewer items than there are (a page of the store).

@@ -1,7 +1,7 @@
 """How a turn is claimed, committed and given back, over any SessionStore.
 
-Three calls a turn: read the newest items, claim the next number, commit. No transaction, no second item to keep in step.
-Every step is safe to repeat, and a step whose acknowledgement was lost is recognised by its `run`.
+Three calls a turn: read the newest items, claim the next number, commit. No transaction, no second item to keep in
+step. Every step is safe to repeat, and a step whose acknowledgement was lost is recognised by its `run`.
 """
 
 import asyncio

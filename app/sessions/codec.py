@@ -48,10 +48,7 @@ def unpack(number: int, body: bytes) -> Turn:
         number=number,
         message=document["message"],
         answer=document["answer"],
-        tools=tuple(
-            ToolCall(**tool) if "name" in tool else ToolResult(**tool)
-            for tool in document.get("tools", ())
-        ),
+        tools=tuple(ToolCall(**tool) if "name" in tool else ToolResult(**tool) for tool in document.get("tools", ())),
         state=base64.b64decode(document.get("state", "")),
         stop_reason=document["stop_reason"],
         usage=Usage(**document["usage"]),

@@ -8,6 +8,7 @@ import asyncio
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 from aiodynamo.credentials import (
     ChainCredentials,
@@ -25,9 +26,10 @@ class BotocoreCredentials(Credentials):
     """Keys from whatever source botocore resolves; botocore refreshes them before they expire."""
 
     def __init__(self) -> None:
-        self._resolved: object | None = None
+        self._resolved: Any = None  # botocore has no types
 
-    async def get_key(self, http: HttpImplementation) -> Key | None:
+    async def get_key(self, http: HttpImplementation) -> Key | None:  # noqa: ARG002 botocore has its own HTTP client
+        """Return the key that is valid now, refreshed where its source says so."""
         return await asyncio.to_thread(self._get_key)
 
     def _get_key(self) -> Key | None:
@@ -37,14 +39,16 @@ class BotocoreCredentials(Credentials):
             self._resolved = Session().get_credentials()
         if self._resolved is None:
             return None
-        frozen = self._resolved.get_frozen_credentials()  # type: ignore[attr-defined]  # botocore has no types
+        frozen = self._resolved.get_frozen_credentials()
         return Key(frozen.access_key, frozen.secret_key, frozen.token)
 
     def invalidate(self) -> bool:
+        """Forget the key, so that the next call asks the source again."""
         self._resolved = None
         return True
 
     def is_disabled(self) -> bool:
+        """Return whether nothing is configured that needs botocore, or botocore is not installed."""
         configured = {"AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"} & os.environ.keys()
         profiles = Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
         return not (configured or profiles.is_file()) or importlib.util.find_spec("botocore") is None

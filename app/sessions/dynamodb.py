@@ -1,7 +1,7 @@
 """SessionStore in one DynamoDB table: `pk` (S, HASH), `turn` (N, RANGE), TTL on `expires`. Nothing else is needed.
 
-Spoken through aiodynamo's client (signing, retries, errors) with the expressions written out, so that the conditions that
-carry the design can be read here. No attribute name is a reserved word (Developer Guide, "Reserved words in DynamoDB").
+Spoken through aiodynamo's client (signing, retries, errors) with the expressions written out, so that the conditions
+that carry the design can be read here. No attribute name is a reserved word (Developer Guide, "Reserved words").
 """
 
 import asyncio
@@ -55,9 +55,7 @@ class ShortRetry(RetryConfig):
 class DynamoDBStore:
     """Turns in `table` of `region`; `endpoint` replaces the service's own address, for a local server."""
 
-    def __init__(
-        self, table: str, region: str, credentials: Credentials, endpoint: str | None = None
-    ) -> None:
+    def __init__(self, table: str, region: str, credentials: Credentials, endpoint: str | None = None) -> None:
         self._table = table
         self._region = region
         self._credentials = credentials
@@ -86,12 +84,13 @@ class DynamoDBStore:
         if self._session is not None:
             await self._session.close()
 
-    async def newest(
-        self, key: SessionKey, limit: int, before: int | None = None
-    ) -> Sequence[TurnItem]:
+    async def newest(self, key: SessionKey, limit: int, before: int | None = None) -> Sequence[TurnItem]:
         condition, values = "pk = :pk", {":pk": {"S": str(key)}}
         if before is not None:
-            condition, values = f"{condition} AND turn < :before", {**values, ":before": {"N": str(before)}}
+            condition, values = (
+                f"{condition} AND turn < :before",
+                {**values, ":before": {"N": str(before)}},
+            )
         page = await self._send(
             "Query",
             KeyConditionExpression=condition,
@@ -113,9 +112,7 @@ class DynamoDBStore:
         return await self._write("PutItem", "run = :run", item.run, Item=_dump(key, item))
 
     async def release(self, key: SessionKey, turn: int, run: str) -> None:
-        await self._write(
-            "DeleteItem", "run = :run AND attribute_not_exists(body)", run, Key=_key(key, turn)
-        )
+        await self._write("DeleteItem", "run = :run AND attribute_not_exists(body)", run, Key=_key(key, turn))
 
     async def delete(self, key: SessionKey) -> None:
         for _ in range(ERASE_ROUNDS):
@@ -123,13 +120,16 @@ class DynamoDBStore:
             if not items:
                 return
             deletes = [{"DeleteRequest": {"Key": _key(key, item.turn)}} for item in items]
-            await self._send("BatchWriteItem", table=False, RequestItems={self._table: deletes})
+            await self._send("BatchWriteItem", RequestItems={self._table: deletes})
         raise StoreUnavailable("the session is still not empty; delete it again")
 
     async def ping(self) -> None:
         # No session id is empty, so this partition is: half a read unit.
         await self._send(
-            "Query", KeyConditionExpression="pk = :pk", ExpressionAttributeValues={":pk": {"S": "/"}}, Limit=1
+            "Query",
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": "/"}},
+            Limit=1,
         )
 
     async def _write(self, action: str, condition: str, run: str | None = None, **payload: object) -> bool:
@@ -142,15 +142,22 @@ class DynamoDBStore:
             return False
         return True
 
-    async def _send(self, action: str, *, table: bool = True, **payload: object) -> Mapping[str, Any]:
+    async def _send(self, action: str, **payload: object) -> Mapping[str, Any]:
         """Send one request and return the answer. aiodynamo types answers as `Any`; `_load` narrows them."""
-        if table:
+        if action != "BatchWriteItem":  # which names its tables itself
             payload["TableName"] = self._table
         try:
             return await self._client.send_request(action=action, payload=payload)
         except ConditionalCheckFailed:
             raise
-        except (AIODynamoError, RetryTimeout, aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+        except (
+            AIODynamoError,
+            RetryTimeout,
+            aiohttp.ClientError,
+            TimeoutError,
+            OSError,
+            ValueError,
+        ) as exc:
             # The class tells an operator enough (TableNotFound, AccessDenied …); the text may hold an item.
             raise StoreUnavailable(f"DynamoDB {action} failed: {type(exc).__name__}") from exc
 

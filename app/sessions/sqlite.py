@@ -1,5 +1,7 @@
-"""SessionStore in one SQLite file: the embedded default for a laptop. Survives restarts and kill -9, shared by the
-processes of one machine, forgets nothing but what expired."""
+"""SessionStore in one SQLite file: the embedded default for a laptop.
+
+Survives restarts, kill -9 and power cuts, is shared by the processes of one machine, forgets only what expired.
+"""
 
 import asyncio
 import sqlite3
@@ -28,8 +30,10 @@ COLUMNS = "turn, run, req, expires, lease, body"
 
 
 class SQLiteStore:
-    """Turns in the file at `path`, which is made on first use. One connection on one thread, so that the loop never
-    waits for a disk."""
+    """Turns in the file at `path`, which is made on first use.
+
+    One connection on one thread, so that the loop never waits for a disk.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,14 +47,10 @@ class SQLiteStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def newest(
-        self, key: SessionKey, limit: int, before: int | None = None
-    ) -> Sequence[TurnItem]:
+    async def newest(self, key: SessionKey, limit: int, before: int | None = None) -> Sequence[TurnItem]:
         query = f"SELECT {COLUMNS} FROM turns WHERE pk = ? AND turn < ? ORDER BY turn DESC LIMIT ?"  # noqa: S608 constant
         below = before if before is not None else 2**63 - 1
-        return await self._run(
-            lambda db: [TurnItem(*row) for row in db.execute(query, (str(key), below, limit))]
-        )
+        return await self._run(lambda db: [TurnItem(*row) for row in db.execute(query, (str(key), below, limit))])
 
     async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
         if dead_run is None:
@@ -89,9 +89,7 @@ class SQLiteStore:
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._thread, lambda: work(self._open())
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._open()))
         except sqlite3.Error as exc:
             raise StoreUnavailable("the SQLite session file cannot be used") from exc
 
