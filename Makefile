@@ -1,0 +1,85 @@
+# Every stage of CI is a target here and runs the same on a laptop. `make` alone lists them.
+
+PYTHON ?= python3
+PORT ?= 8000
+VERSION := $(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+RUN := .venv
+DEV := .venv-dev
+WITH = PYTHON=$(DEV)/bin/python .ci/with
+PYTEST = $(DEV)/bin/python -m pytest
+
+PYTHONS := 3.11 3.13
+# What has been tested already; .ci/run names the version `make test` has just covered.
+TESTED :=
+STAGES = lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores container sam
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types stores container sam ci stages bench lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: $(RUN)/ready-$(VERSION) ## Serve on http://127.0.0.1:8000: echo agent, SQLite sessions, no account
+	@echo "Docs:  http://127.0.0.1:$(PORT)/docs"
+	@echo "Try:   curl http://127.0.0.1:$(PORT)/chat -H 'Content-Type: application/json' -d '{\"message\": \"hello\"}'"
+	@PORT=$(PORT) exec $(RUN)/bin/python -m app
+
+# Its own tools are demanded by `with`; what the later stages test may be skipped here, in a line each.
+test: $(DEV)/ready-$(VERSION) ## Test all that needs no Docker or Java, with branch coverage
+	@$(WITH) rie dynoxide -- env -u REQUIRE_ALL $(PYTEST) --cov
+
+test-%: # The same on another Python: make test-3.13
+	@$(MAKE) --no-print-directory test DEV=.venv-dev-$* PYTHON="$$(.ci/python $*)"
+
+lint: $(DEV)/ready-$(VERSION) ## Rules and formatting
+	@$(DEV)/bin/ruff check
+	@$(DEV)/bin/ruff format --check
+
+types: $(DEV)/ready-$(VERSION) ## mypy, strict
+	@$(DEV)/bin/mypy
+
+stores: $(DEV)/ready-$(VERSION) ## The sessions' conformance suite on real DynamoDB-compatible servers (Java)
+	@$(WITH) dynoxide dynamodb-local -- $(PYTEST) tests/conformance
+
+container: $(DEV)/ready-$(VERSION) ## Build the image and use it as Cloud Run, Kubernetes and Lambda do (Docker)
+	@$(WITH) engine rie dynoxide -- $(PYTEST) tests/container
+
+sam: $(DEV)/ready-$(VERSION) ## Validate, build and invoke the SAM template (Docker)
+	@$(WITH) engine sam dynoxide -- $(PYTEST) tests/sam
+
+bench: $(DEV)/ready-$(VERSION) ## Print the table of ratios
+	@$(DEV)/bin/python -m benchmarks
+
+ci: ## All of it; a tool that is absent is an error
+	@for stage in $(STAGES); do REQUIRE_ALL=1 .ci/stage $$stage || exit 1; done
+
+stages: # What CI consists of
+	@echo $(STAGES)
+
+lock: $(DEV)/ready-$(VERSION) ## Pin requirements*.txt from pyproject.toml (FLAGS=--upgrade for newer ones)
+	$(COMPILE) --output-file requirements.txt
+	$(COMPILE) --output-file requirements-dev.txt --group dev --constraint requirements.txt
+
+COMPILE = $(DEV)/bin/uv pip compile pyproject.toml $(FLAGS) --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+clean: ## Remove environments, fetched tools and caches
+	rm -rf .venv* .cache .aws-sam .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The marker's name holds the version, so that another PYTHON makes the environment anew.
+$(RUN)/ready-%: requirements.txt
+	$(environment)
+$(DEV)/ready-%: requirements-dev.txt
+	$(environment)
+$(RUN)/ready- $(DEV)/ready-:
+	@echo "$(PYTHON) does not run; name a Python 3.11 or newer: make PYTHON=..." >&2; exit 1
+
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed and $(PYTHON) is $(VERSION); name another: make PYTHON=..." >&2; exit 1; }
+@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r $<
+@touch $@
+endef
