@@ -1,0 +1,21 @@
+#!/bin/sh
+# Start the Lambda runtime client where Lambda (or its emulator) asks for it, the container server elsewhere.
+#   (nothing)          python -m app
+#   handler.handler    the Lambda handler of that name; also taken from the environment Lambda sets
+#   check-config       any other arguments go to python -m app
+# exec, because Python must be process 1: it is the one that handles SIGTERM.
+set -eu
+
+lambda() {
+    # Only with a managed runtime's name here does awslambdaric poll in a thread, which lets Python see SIGTERM.
+    export AWS_EXECUTION_ENV="${AWS_EXECUTION_ENV:-AWS_Lambda_python3.13}"
+    exec python -m awslambdaric "${1:-handler.handler}"
+}
+
+case "${1:-}" in
+    *.*) lambda "$1" ;;
+esac
+if [ -n "${AWS_LAMBDA_RUNTIME_API:-}" ]; then
+    lambda
+fi
+exec python -m app "$@"
