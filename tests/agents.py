@@ -1,0 +1,59 @@
+"""Agents that behave badly in one way each, for `AGENT=tests.agents:name`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from app.agents import OpenTurn
+from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
+
+
+async def slow(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say one word, then wait the seconds that the message asks for, then say another."""
+    yield "begun"
+    await asyncio.sleep(float(turn.message))
+    yield " ended"
+
+
+async def silent(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say nothing until the deadline is over."""
+    await asyncio.sleep(turn.deadline)
+    yield "too late"
+
+
+async def stalled_tool(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Speak, ask for two tools, answer one, and never come back from the other."""
+    yield "let me look"
+    yield ToolCall("1", "clock", {})
+    yield ToolResult("1", "noon")
+    yield ToolCall("2", "weather", {"city": "Bonn"})
+    await asyncio.sleep(turn.deadline)
+
+
+async def raising(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Raise after the first word, with the user's words in the exception."""
+    yield "so far so good"
+    raise LookupError(turn.message)
+
+
+async def counting(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Count the session's turns in the opaque state, and say what else it was handed."""
+    count = int(turn.state or b"0") + 1
+    yield State(str(count).encode())
+    yield f"turn {count} after {[done.message for done in turn.history]}"
+    yield Stop("max_steps", Usage(input_tokens=7, output_tokens=3, steps=turn.max_steps))
+
+
+async def wordy(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say as many words as the message asks for, without ever waiting."""
+    for _ in range(int(turn.message)):
+        yield "word "
+
+
+async def foreign(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Yield something that is no event."""
+    yield len(turn.message)  # type: ignore[misc]  # the point of it
+
+
+def no_generator(turn: OpenTurn) -> str:
+    """Return an answer instead of yielding one."""
+    return turn.message

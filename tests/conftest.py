@@ -1,0 +1,28 @@
+"""What every test may ask for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings
+from tests.entry_points import ENTRY_POINTS, Client
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The service runs on asyncio only: aiohttp does."""
+    return "asyncio"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a laptop, with sessions in a file of the test's own."""
+    return Settings(_env_file=None, sessions_file=tmp_path / "sessions.db")
+
+
+@pytest.fixture(scope="session", params=ENTRY_POINTS)
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """The service behind each of its entry points in turn; a test that uses it runs once for each."""
+    with ENTRY_POINTS[request.param](tmp_path_factory.mktemp(request.param)) as client:
+        yield client

@@ -1,0 +1,92 @@
+"""A Docker Engine, our image on it, and containers that end with a block."""
+
+import http.client
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lambda_runtime.servers import tool, wait_until
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "agent-service:test"
+PORT = 8000
+
+
+def docker(*arguments: str, check: bool = True, limit_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a docker command on the engine of the tests."""
+    return subprocess.run(
+        ["docker", *arguments],  # noqa: S607 whichever one the user has
+        env=os.environ | {"DOCKER_HOST": tool("ENGINE", ".ci/engine")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=check,
+    )
+
+
+def gateway() -> str:
+    """The address by which containers reach this machine, and nobody else does."""
+    return docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container, addressed on the bridge; no proxy of the engine stands in between."""
+
+    name: str
+    address: str
+    port: int
+
+    def request(self, method: str, path: str, document: object = None) -> tuple[int, dict[str, object]]:
+        """Send one request on a connection of its own; return the status and the JSON body."""
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=30)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, document and json.dumps(document), headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def listens(self) -> bool:
+        try:
+            self.request("GET", "/healthz")
+        except OSError:
+            return False
+        return True
+
+    def inspect(self, template: str) -> str:
+        return docker("inspect", "--format", template, self.name).stdout.strip()
+
+    def python(self, code: str) -> str:
+        """What this Python code prints inside the container."""
+        return docker("exec", self.name, "python", "-c", f"import os, re\n{code}").stdout.strip()
+
+    @property
+    def log(self) -> str:
+        done = docker("logs", self.name)
+        return done.stdout + done.stderr
+
+
+@contextmanager
+def container(*options: str, arguments: Sequence[str] = ()) -> Iterator[Container]:
+    """Run the image, removed with the block."""
+    name = docker("run", "--detach", *options, IMAGE, *arguments).stdout.strip()
+    try:
+        address = docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name).stdout
+        yield Container(name, address.strip(), PORT)
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
+@contextmanager
+def service(*options: str) -> Iterator[Container]:
+    """Run the image as a container server that answers."""
+    with container(*options) as running:
+        wait_until(running.listens, limit_s=30, what="the container answers")
+        yield running

@@ -1,0 +1,188 @@
+"""The environment as settings: what it accepts, what it refuses, what it never tells."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import config
+from app.config import Settings
+from app.errors import ConfigurationError
+from tests.entry_points import environment
+
+CANARY = "canary-7f3a"
+PRODUCTION = {"ENVIRONMENT": "production", "SESSIONS_TABLE": "sessions", "AWS_REGION": "eu-central-1"}
+NAMES = [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[str]:
+    """Return what is wrong with an environment."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    try:
+        return config.load().validate()
+    except ConfigurationError as exc:
+        return exc.problems
+
+
+def test_the_defaults_suit_a_laptop() -> None:
+    shown = config.load().redacted()
+    assert list(shown.items())[:4] == [
+        ("environment", "development"),
+        ("max_steps", 6),
+        ("api_key_set", False),
+        ("log_level", "INFO"),
+    ]
+    assert config.load_valid().validate() == []
+
+
+def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, AGENT_MAX_STEPS="12", LOG_LEVEL="debug", ENVIRONMENT="Staging") == []
+    settings = config.load()
+    assert (settings.max_steps, settings.log_level, settings.environment) == (12, "DEBUG", "staging")
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, **dict.fromkeys(NAMES, "")) == []
+    assert config.load().redacted() == Settings(_env_file=None).redacted()
+
+
+def test_a_secret_loses_its_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f"{CANARY}\n")
+    key = config.load().api_key
+    assert key is not None
+    assert key.get_secret_value() == CANARY
+
+
+def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("AGENT_MAX_STEPS=3\nPORT=9000\n")
+    monkeypatch.setenv("PORT", "9001")
+    settings = config.load()
+    assert (settings.max_steps, settings.port) == (3, 9001)
+
+
+def test_an_unreadable_dotenv_file_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_bytes(b"PORT=\xff\xfe\n")
+    assert problems(monkeypatch) == [".env must be a readable text file in UTF-8"]
+
+
+def test_production_without_its_key_misses_exactly_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, **PRODUCTION) == ["ANTHROPIC_API_KEY is required in production"]
+
+
+def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, **PRODUCTION, AGENT="mine:agent") == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"ENVIRONMENT": "production", "ANTHROPIC_API_KEY": "k"},
+            "SESSIONS_TABLE is required in production; a file there forgets or divides the sessions",
+        ),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f"},
+            "SESSIONS_TABLE is required on Lambda; a file there forgets or divides the sessions",
+        ),
+        ({"SESSIONS_TABLE": "sessions"}, "AWS_REGION is required with SESSIONS_TABLE"),
+        ({"DRAIN_DELAY_S": "6"}, "SHUTDOWN_GRACE_S must be at least DRAIN_DELAY_S and 3 seconds"),
+        ({"AGENT_MAX_STEPS": "0"}, "AGENT_MAX_STEPS must be a whole number from 1 to 50"),
+        ({"AGENT_MAX_STEPS": "51"}, "AGENT_MAX_STEPS must be a whole number from 1 to 50"),
+        ({"AGENT_MAX_STEPS": "6.5"}, "AGENT_MAX_STEPS must be a whole number from 1 to 50"),
+        ({"AGENT_TIMEOUT_S": "0"}, "AGENT_TIMEOUT_S must be a number from 1 to 3600"),
+        ({"AGENT_TIMEOUT_S": "nan"}, "AGENT_TIMEOUT_S must be a number from 1 to 3600"),
+        ({"PORT": "0"}, "PORT must be a whole number from 1 to 65535"),
+        ({"AGENT": "a b"}, "AGENT must be echo or module:object"),
+        ({"SESSIONS_TABLE": "a b", "AWS_REGION": "r"}, "SESSIONS_TABLE must be a table name or ARN"),
+        ({"AWS_ENDPOINT_URL_DYNAMODB": "here"}, "AWS_ENDPOINT_URL_DYNAMODB must be an http or https URL"),
+        ({"AGENT_MAX_STEP": "9"}, "AGENT_MAX_STEP is not a setting; the nearest is AGENT_MAX_STEPS"),
+        (
+            {"SESSION_TABLE": "t", "SESSIONS_TABEL": "t"},
+            "SESSIONS_TABEL is not a setting; the nearest is SESSIONS_TABLE",
+        ),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str) -> None:
+    assert problems(monkeypatch, **variables) == [expected]
+
+
+def test_an_unknown_variable_in_dotenv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("SESSIONS_WINDOWS=3\n")
+    assert problems(monkeypatch) == ["SESSIONS_WINDOWS is not a setting; the nearest is SESSIONS_WINDOW"]
+
+
+def test_every_bad_setting_is_reported_at_once_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = {name: f"{CANARY} {name}" for name in NAMES}
+    bad |= {"ENVIRONMENT": "production", "AGENT_TYPO": CANARY}
+    del bad["ANTHROPIC_API_KEY"], bad["SESSIONS_FILE"]  # any text will do for them
+    for free in ("HOST", "AGENT_MODEL", "AWS_LAMBDA_FUNCTION_NAME"):
+        del bad[free]
+    found = problems(monkeypatch, **bad)
+    named = {text.split(" ")[0] for text in found}
+    assert named == (set(bad) - {"ENVIRONMENT"}) | {"ANTHROPIC_API_KEY"}
+    assert CANARY not in str(found)
+
+
+def test_nothing_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://u:{CANARY}@127.0.0.1:1/")
+    settings = config.load()
+    assert CANARY not in f"{settings.redacted()} {settings!r}".replace(str(settings.aws_endpoint_url_dynamodb), "")
+    assert settings.redacted()["api_key_set"] is True
+
+
+@pytest.mark.parametrize("entry", [["-m", "app"], ["-m", "uvicorn", "app:app"], ["-c", "import handler"]])
+def test_no_entry_point_starts_on_a_bad_setting(entry: list[str], tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, *entry],
+        cwd=tmp_path,
+        env=environment(AGENT_MAX_STEPS=CANARY, LOG_LEVEL=CANARY, ANTHROPIC_API_KEY=CANARY),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "AGENT_MAX_STEPS must be" in ended.stderr
+    assert "LOG_LEVEL must be" in ended.stderr
+    assert CANARY not in ended.stdout + ended.stderr
+
+
+def run_app(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_check_config_prints_the_effective_settings() -> None:
+    ended = run_app("check-config", PORT="9000", ANTHROPIC_API_KEY=CANARY)
+    assert ended.returncode == 0
+    assert '"port": 9000' in ended.stdout
+    assert '"api_key_set": true' in ended.stdout
+    assert CANARY not in ended.stdout + ended.stderr
+
+
+def test_check_config_says_what_is_wrong_and_fails() -> None:
+    ended = run_app("check-config", **PRODUCTION)
+    assert (ended.returncode, ended.stderr) == (78, "ANTHROPIC_API_KEY is required in production\n")
+    assert '"environment": "production"' in ended.stdout
+
+
+def test_a_bad_setting_ends_the_server_with_one_line_each() -> None:
+    ended = run_app(PORT="http")
+    assert (ended.returncode, ended.stderr) == (78, "PORT must be a whole number from 1 to 65535\n")

@@ -1,0 +1,151 @@
+"""Who may import whom: the rings of the architecture, what is not ours, and the cold start."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a module without `app.`; the package itself is `app`."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__").removeprefix("app.")
+
+
+MODULES = {name_of(path): path for path in [ROOT / "handler.py", *(ROOT / "app").rglob("*.py")]}
+
+
+def table(text: str) -> dict[str, set[str]]:
+    rows = (line.split(":") for line in text.strip().splitlines())
+    return {name.strip(): set(others.split()) for name, others in rows}
+
+
+# Every module and exactly what it imports of ours, the outermost first: none imports from above.
+RINGS = table("""
+    handler:              errors main problems
+    __main__:             config errors main
+    app:                  main
+    main:                 agents config errors lifecycle middleware problems routes sessions \
+                          sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite \
+                          telemetry turns
+    config:               errors
+    routes:               deadline errors events lifecycle problems sessions sessions.codec \
+                          turns wire
+    middleware:           lifecycle problems telemetry
+    sessions.dynamodb:    errors sessions sessions.codec
+    sessions.credentials:
+    sessions.sqlite:      errors sessions
+    agents.echo:          agents events
+    wire:                 errors events problems
+    problems:             errors telemetry
+    lifecycle:            errors
+    turns:                agents deadline errors events sessions sessions.claims
+    sessions.claims:      errors events sessions sessions.codec
+    sessions.codec:       errors events
+    agents:               errors events
+    sessions:
+    deadline:
+    events:
+    errors:
+    telemetry:
+""")
+
+# Every package that is not ours and exactly who imports it: no framework below `wire`.
+OUTSIDE = table("""
+    aiodynamo:            sessions.credentials sessions.dynamodb
+    aiohttp:              sessions.dynamodb
+    botocore:             sessions.credentials
+    dotenv:               config
+    fastapi:              app main problems routes
+    mangum:               handler
+    pydantic:             config problems wire
+    pydantic_core:        problems sessions.codec turns wire
+    pydantic_settings:    config
+    starlette:            main middleware problems
+    uvicorn:              __main__
+    yarl:                 sessions.dynamodb
+""")
+
+# What a cold start must not pay for, and what has no place in a serving process at all.
+HEAVY = {
+    "anthropic",
+    "boto3",
+    "botocore",
+    "httpx",
+    "httpx2",
+    "moto",
+    "openai",
+    "opentelemetry.sdk",
+    "pydantic_ai",
+    "requests",
+}
+LAMBDA = {"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_REGION": "us-east-1", "SESSIONS_TABLE": "sessions"}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the name of every module imported, wherever in the file the statement stands."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name.removeprefix("app.") in MODULES else str(node.module) for name in names)
+
+
+def test_every_module_has_its_ring() -> None:
+    assert set(MODULES) == set(RINGS)
+
+
+@pytest.mark.parametrize("module", RINGS)
+def test_a_module_imports_what_its_ring_allows(module: str) -> None:
+    ours = {name.removeprefix("app.") for name in imports(module) if name.split(".")[0] == "app"}
+    assert ours == RINGS[module]
+
+
+@pytest.mark.parametrize("module", RINGS)
+def test_no_module_imports_from_above(module: str) -> None:
+    below = list(RINGS)[list(RINGS).index(module) + 1 :]
+    assert RINGS[module] <= set(below)
+
+
+def test_what_is_not_ours_is_imported_at_the_edge_only() -> None:
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        for package in {name.split(".")[0] for name in imports(module)}:
+            if package != "app" and package not in sys.stdlib_module_names:
+                found.setdefault(package, set()).add(module)
+    assert found == OUTSIDE
+
+
+@pytest.mark.parametrize("key", [{}, {"ANTHROPIC_API_KEY": "k"}], ids=["without key", "with key"])
+@pytest.mark.parametrize(
+    ("statement", "environment", "heavy"),
+    [
+        ("import handler", LAMBDA, HEAVY | {"sqlite3", "uvicorn"}),
+        ("from app import app", {}, HEAVY),
+    ],
+    ids=["handler", "app"],
+)
+def test_importing_loads_nothing_heavy(
+    statement: str,
+    environment: dict[str, str],
+    heavy: set[str],
+    key: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys; {statement}; print(*sys.modules)"],
+        cwd=tmp_path,
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), **environment, **key},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert heavy.isdisjoint(loaded.stdout.split())
