@@ -1,0 +1,60 @@
+"""`python -m benchmarks [--quick] [--check] [CASE...]`: measure, and print the table."""
+
+import argparse
+import sys
+
+from benchmarks import cases
+from benchmarks.measure import Row
+
+ALL = {
+    each.__name__: each
+    for each in (
+        cases.cold_start,
+        cases.warm_invocation,
+        cases.echo,
+        cases.streams,
+        cases.turn_over_dynamodb,
+        cases.calls_and_bytes,
+        cases.memory,
+    )
+}
+QUICK = cases.Effort(cold=3, warm=3, scale=0.25, growth=2_000)
+TOLERANCE = 1.25  # of a target: what noise may do on a busy machine
+HEADER = Row("case", "floor", "ratio: median (min-max)", "target")
+
+
+def main() -> int:
+    """Run the cases and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
+    parser.add_argument("--check", action="store_true", help=f"fail when a figure is beyond {TOLERANCE} x its target")
+    parser.add_argument("case", nargs="*", choices=[*ALL, []], help=", ".join(ALL))
+    options = parser.parse_args()
+    rows: list[Row] = []
+    try:
+        for name in options.case or ALL:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows += ALL[name](QUICK if options.quick else cases.Effort())
+    finally:
+        print_table(rows)
+    return options.check and any(row.excess is not None and row.excess > TOLERANCE for row in rows)
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print the rows as a Markdown table."""
+    lines = [(row.case, row.floor, row.figure, row.target, mark(row)) for row in [HEADER, *rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    for line in lines:
+        print("| " + " | ".join(map(str.ljust, line, widths)) + " |")
+
+
+def mark(row: Row) -> str:
+    """Return whether the row is within its target, where it has one."""
+    if row.excess is None:
+        return ""
+    return "yes" if row.excess <= 1 else "NO"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
