@@ -6,13 +6,12 @@ leaves the session held.
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-
-from pydantic_core import PydanticSerializationError, to_json
 
 from app.agents import Agent, OpenTurn
 from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S
@@ -173,8 +172,9 @@ class _Work:
 
     def _take_tool(self, event: ToolCall | ToolResult) -> ToolCall | ToolResult:
         try:
-            to_json(event)
-        except (PydanticSerializationError, ValueError) as exc:
+            fields = [getattr(event, name) for name in event.__slots__]
+            json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as exc:
             raise AgentFailed(f"the agent yielded a {type(event).__name__} that is not JSON") from exc
         self.tools.append(event)
         return event

@@ -1,6 +1,7 @@
 """Requests and responses as they cross the wire. JSON is the fold of a turn's events, SSE their map."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -19,6 +20,8 @@ from app.errors import (
 )
 from app.events import Text, ToolCall, ToolResult, Turn, TurnDone, TurnEvent, TurnStarted
 from app.problems import problem_of
+
+log = logging.getLogger(__name__)
 
 SESSION_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
 MAX_DEPTH = 64  # of nested JSON; the contract needs one
@@ -179,7 +182,9 @@ async def sse(batches: AsyncIterator[Sequence[TurnEvent]]) -> AsyncIterator[byte
     try:
         async for batch in batches:
             yield b"".join(map(frame, batch)) or b": keep-alive\n\n"
-    except ServiceError as exc:
+    except Exception as exc:  # the status has been sent, so here is the edge where our own bugs end
+        if not isinstance(exc, ServiceError):
+            log.exception("stream failed")
         yield _frame(b"error", to_json(problem_of(exc), exclude_none=True))
 
 

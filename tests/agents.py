@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from app.agents import OpenTurn
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
@@ -57,3 +58,39 @@ async def foreign(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
 def no_generator(turn: OpenTurn) -> str:
     """Return an answer instead of yielding one."""
     return turn.message
+
+
+async def impatient(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Raise a TimeoutError of its own, long before the deadline."""
+    yield "let me ask"
+    raise TimeoutError(turn.message)
+
+
+async def unserialisable(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Call a tool with what is no JSON: what the message names."""
+    nothing: Any = {"object": turn, "nan": float("nan"), "surrogate": "\ud800", "bytes": b"", "key": {(1, 2): 3}}
+    yield ToolCall("1", "clock", {"at": nothing[turn.message]})
+
+
+async def half_a_character(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say half of a surrogate pair."""
+    yield "so\ud83d"
+
+
+async def never(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Fail the test that lets it run."""
+    yield "this agent was run"
+    raise AssertionError
+
+
+class Gated:
+    """Say a word once the gate is open."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def __call__(self, _: OpenTurn) -> AsyncIterator[AgentEvent]:
+        self.begun.set()
+        await self.gate.wait()
+        yield "done"

@@ -85,11 +85,11 @@ class HandlerClient:
         text = base64.b64decode(content).decode() if result.get("isBase64Encoded") else content
         return Answer(result["statusCode"], {k.lower(): v for k, v in result["headers"].items()}, text)
 
-    def invoke(self, event: object) -> Any:
+    def invoke(self, event: object, remaining_ms: int = 10_000) -> Any:
         """Invoke the handler with any event and return what it returned."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps(event) + "\n")
+        self.process.stdin.write(json.dumps([remaining_ms, event]) + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:  # its own log lines stand between the results
             if line.startswith("RESULT "):

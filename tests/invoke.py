@@ -1,19 +1,21 @@
-"""A Lambda environment in miniature: imports `handler` once, then one event a line in, one `RESULT` line out."""
+"""A Lambda environment in miniature: imports `handler` once, then answers lines of `[remaining_ms, event]`."""
 
 import json
 import sys
 
 import handler
 
-REMAINING_MS = 10_000
-
 
 class Context:
     """The part of Lambda's context object that the service reads."""
 
+    def __init__(self, remaining_ms: int) -> None:
+        self._remaining_ms = remaining_ms
+
     def get_remaining_time_in_millis(self) -> int:
-        return REMAINING_MS
+        return self._remaining_ms
 
 
 for line in sys.stdin:
-    print("RESULT", json.dumps(handler.handler(json.loads(line), Context())))
+    remaining_ms, event = json.loads(line)
+    print("RESULT", json.dumps(handler.handler(event, Context(remaining_ms))))

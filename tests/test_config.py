@@ -110,7 +110,7 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
             "SESSIONS_TABEL is not a setting; the nearest is SESSIONS_TABLE",
         ),
     ],
-    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+    ids=lambda value: ",".join(map("=".join, value.items())) if isinstance(value, dict) else "",
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str) -> None:
     assert problems(monkeypatch, **variables) == [expected]

@@ -21,7 +21,7 @@ def session() -> str:
 
 
 def chat(client: Client, document: object, headers: Mapping[str, str | bytes] = {}) -> Answer:
-    return client.request("POST", "/chat", json.dumps(document).encode(), JSON | headers)
+    return client.request("POST", "/chat", json.dumps(document).encode(), {**JSON, **headers})
 
 
 def turn(session: str, number: int, message: str) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class Claims:
         run = uuid.uuid4().hex
         request_id = req or run
         for _ in range(ATTEMPTS):
-            items = await self.store.newest(key, self.window)
-            done = self._done(items)
+            items = await self.store.newest(key, self.window + 1)  # one more, for the newest may be open
+            done = self._done(items)[: self.window]
             for item in done:
                 if item.req == request_id:
                     return _replay(item, message)

@@ -1,0 +1,212 @@
+"""Turns that do not go well: agents that misbehave, sessions in use, a store that fails."""
+
+import asyncio
+
+import pytest
+
+from app.config import Settings
+from app.events import ToolCall, ToolResult
+from app.sessions import SessionKey
+from app.sessions.codec import unpack
+from tests import agents
+from tests.in_process import Outage, warm
+from tests.memory_store import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+SSE = "text/event-stream"
+
+
+@pytest.fixture
+def hasty(settings: Settings) -> Settings:
+    """Settings with the shortest deadline there is."""
+    return settings.model_copy(update={"timeout_s": 1.0})
+
+
+async def test_at_the_deadline_what_was_said_is_stored_and_no_tool_call_stays_open(hasty: Settings) -> None:
+    store = MemoryStore()
+    async with warm(hasty, agent=agents.stalled_tool, store=store) as app:
+        answer = await app.chat("hello")
+        [item] = await store.newest(SessionKey("anonymous", "s"), 2)
+    assert (answer.status, answer.json["answer"], answer.json["stop_reason"]) == (200, "let me look", "deadline")
+    assert unpack(1, item.body or b"").tools == (
+        ToolCall("1", "clock", {}),
+        ToolResult("1", "noon"),
+        ToolCall("2", "weather", {"city": "Bonn"}),
+        ToolResult("2", None, ok=False),
+    )
+
+
+async def test_silence_until_the_deadline_is_a_timeout_and_frees_the_session(hasty: Settings) -> None:
+    async with warm(hasty, agent=agents.silent) as app:
+        answer = await app.chat("hello")
+        assert (answer.status, answer.slug, answer.headers["retry-after"]) == (504, "deadline-exceeded", "1")
+        assert await app.messages() == []
+
+
+@pytest.mark.parametrize("agent", [agents.raising, agents.foreign, agents.impatient])
+async def test_an_agent_that_fails_stores_nothing_and_frees_the_session(settings: Settings, agent: object) -> None:
+    async with warm(settings, agent=agent) as app:
+        for _ in range(2):  # were the session still held, the second would be a 409
+            answer = await app.chat("canary-7f3a")
+            assert (answer.status, answer.slug) == (502, "agent-failed")
+            assert "canary" not in answer.body
+        assert await app.messages() == []
+
+
+@pytest.mark.parametrize("what", ["object", "nan", "surrogate", "bytes", "key"])
+async def test_a_tool_call_that_is_no_json_is_a_failure_of_the_agent(settings: Settings, what: str) -> None:
+    async with warm(settings, agent=agents.unserialisable) as app:
+        answer = await app.chat(what)
+        assert (answer.status, answer.slug) == (502, "agent-failed")
+        assert await app.messages() == []
+
+
+async def test_a_failure_after_the_first_word_is_an_error_event(settings: Settings) -> None:
+    async with warm(settings, agent=agents.raising) as app:
+        answer = await app.chat("canary-7f3a", accept=SSE)
+    assert answer.status == 200
+    assert [name for name, _ in answer.events] == ["turn", "delta", "error"]
+    assert answer.events[-1][1]["type"] == "urn:agent-service:problem:agent-failed"
+    assert "canary" not in answer.body
+
+
+async def test_tools_are_shown_as_they_happen(hasty: Settings) -> None:
+    async with warm(hasty, agent=agents.stalled_tool) as app:
+        answer = await app.chat("hello", accept=SSE)
+    assert answer.events[2:5] == [
+        ("tool_call", {"id": "1", "name": "clock", "args": {}}),
+        ("tool_result", {"id": "1", "ok": True}),
+        ("tool_call", {"id": "2", "name": "weather", "args": {"city": "Bonn"}}),
+    ]
+    assert answer.events[-1][1]["stop_reason"] == "deadline"
+
+
+async def test_an_agent_is_handed_the_history_and_its_own_state(settings: Settings) -> None:
+    async with warm(settings, agent=agents.counting) as app:
+        answers = [(await app.chat(message)).json for message in ("a", "b", "c")]
+    assert [answer["answer"] for answer in answers] == [
+        "turn 1 after []",
+        "turn 2 after ['a']",
+        "turn 3 after ['a', 'b']",
+    ]
+    assert answers[-1]["stop_reason"] == "max_steps"
+    assert answers[-1]["usage"] == {"input_tokens": 7, "output_tokens": 3, "cached_tokens": 0, "steps": 6, "usd": 0.0}
+
+
+async def test_an_answer_over_the_limit_is_refused_and_not_stored(settings: Settings) -> None:
+    async with warm(settings, agent=agents.wordy) as app:
+        answer = await app.chat("200001")
+        assert (answer.status, answer.slug) == (500, "response-too-large")
+        assert await app.messages() == []
+
+
+async def test_half_a_character_of_a_model_is_replaced(settings: Settings) -> None:
+    async with warm(settings, agent=agents.half_a_character) as app:
+        assert (await app.chat("hello")).json["answer"] == "so?"
+
+
+async def test_an_agent_that_never_waits_lets_others_run(settings: Settings) -> None:
+    async with warm(settings, agent=agents.wordy) as app:
+        talking = asyncio.create_task(app.chat("20000"))
+        rounds = 0  # of the event loop, in each of which others had their turn
+        while not talking.done():
+            await asyncio.sleep(0)
+            rounds += 1
+    assert rounds > 20_000 / 100
+
+
+async def test_a_session_takes_one_turn_at_a_time(settings: Settings) -> None:
+    agent = agents.Gated()
+    async with warm(settings, agent=agent) as app:
+        first = asyncio.create_task(app.chat("first", idempotency_key="k"))
+        await agent.begun.wait()
+        other, same = await app.chat("other"), await app.chat("first", idempotency_key="k")
+        assert (other.status, other.slug, other.headers["retry-after"]) == (409, "session-busy", "2")
+        assert (same.status, same.slug, same.headers["retry-after"]) == (409, "turn-in-progress", "2")
+        elsewhere = asyncio.create_task(app.chat("elsewhere", "another"))
+        waiting = asyncio.create_task(app.chat("next", prefer="wait=30"))
+        await asyncio.sleep(0.1)
+        agent.gate.set()
+        done = [await each for each in (first, waiting, elsewhere)]
+    assert [(each.status, each.json["turn"]) for each in done] == [(200, 1), (200, 2), (200, 1)]
+    assert done[1].headers["preference-applied"] == "wait=30"
+
+
+async def test_waiting_has_an_end(settings: Settings) -> None:
+    agent = agents.Gated()
+    async with warm(settings, agent=agent) as app:
+        first = asyncio.create_task(app.chat("first"))
+        await agent.begun.wait()
+        assert (await app.chat("other", prefer="wait=1")).slug == "session-busy"
+        agent.gate.set()
+        assert (await first).status == 200
+
+
+async def test_more_turns_than_allowed_are_refused(settings: Settings) -> None:
+    agent = agents.Gated()
+    async with warm(settings.model_copy(update={"max_concurrent_turns": 1}), agent=agent) as app:
+        first = asyncio.create_task(app.chat("first"))
+        await agent.begun.wait()
+        refused = await app.chat("other", "another")
+        assert (refused.status, refused.slug, refused.headers["retry-after"]) == (503, "overloaded", "1")
+        agent.gate.set()
+        await first
+        assert (await app.chat("other", "another")).status == 200
+
+
+@pytest.mark.parametrize("method", ["newest", "claim"])
+async def test_without_the_store_no_agent_runs(settings: Settings, method: str) -> None:
+    store = Outage()
+    async with warm(settings, store=store, agent=agents.never) as app:
+        store.down = {method}
+        answer = await app.chat("hello")
+    assert (answer.status, answer.slug, answer.headers["retry-after"]) == (503, "store-unavailable", "2")
+
+
+async def test_a_commit_is_repeated_while_the_turn_may_still_answer(settings: Settings) -> None:
+    store = Outage("commit")
+    async with warm(settings, store=store) as app:
+        chat = asyncio.create_task(app.chat("hello"))
+        while store.asked.count("commit") < 3:
+            await asyncio.sleep(0.01)
+        store.down.clear()
+        assert (await chat).json["answer"] == "You said: hello"
+        assert await app.messages() == ["hello"]
+
+
+async def test_a_commit_that_never_lands_is_not_acknowledged(hasty: Settings) -> None:
+    store = Outage("commit")
+    async with warm(hasty, store=store) as app:
+        answer = await app.chat("hello")
+        assert (answer.status, answer.slug) == (503, "store-unavailable")
+        assert store.asked[-1] == "release"
+        store.down.clear()
+        assert (await app.chat("again")).json["turn"] == 1
+
+
+async def test_a_turn_whose_session_was_deleted_is_not_acknowledged(settings: Settings) -> None:
+    agent = agents.Gated()
+    async with warm(settings, agent=agent) as app:
+        chat = asyncio.create_task(app.chat("hello"))
+        await agent.begun.wait()
+        assert (await app.request("DELETE", "/sessions/s")).status == 204
+        agent.gate.set()
+        answer = await chat
+        assert (answer.status, answer.slug, answer.headers["retry-after"]) == (409, "lease-lost", "1")
+        assert await app.messages() == []
+
+
+@pytest.mark.parametrize("accept", ["application/json", SSE])
+async def test_a_bug_is_an_internal_error_without_its_text(settings: Settings, accept: str) -> None:
+    store = Outage("commit")
+    store.error = RuntimeError("canary-7f3a")
+    async with warm(settings, store=store) as app:
+        answer = await app.chat("hello", accept=accept)
+        assert await app.messages() == []
+    if accept == SSE:
+        assert (answer.status, answer.events[-1][0]) == (200, "error")
+    else:
+        assert (answer.status, answer.slug) == (500, "internal")
+    assert "urn:agent-service:problem:internal" in answer.body
+    assert "canary" not in answer.body
