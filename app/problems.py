@@ -127,7 +127,7 @@ KINDS: dict[type[Exception], Kind] = {
         "response-too-large",
         500,
         "Response too large",
-        "The answer is over the service's limit; it is not stored.",
+        "The answer is over a limit of the store or the platform. The session's transcript shows if it is stored.",
     ),
     errors.AgentFailed: Kind(
         "agent-failed", 502, "Agent failed", "The agent did not finish the turn; nothing is stored."

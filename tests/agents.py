@@ -94,3 +94,8 @@ class Gated:
         self.begun.set()
         await self.gate.wait()
         yield "done"
+
+
+async def hostile_to_json(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say a million characters that compress well, and that JSON writes in six bytes each, twice over."""
+    yield "\x01" * 1_000_000
