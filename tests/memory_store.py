@@ -25,10 +25,7 @@ class MemoryStore:
 
     async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
         turns = self._sessions.setdefault(key, {})
-        if dead_run is None:
-            free = item.turn not in turns
-        else:
-            free = self._is_open(key, item.turn, dead_run)
+        free = item.turn not in turns if dead_run is None else self._is_open(key, item.turn, dead_run)
         if free:
             turns[item.turn] = item
         return free

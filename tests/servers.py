@@ -1,7 +1,8 @@
 """DynamoDB-compatible servers to test against: moto in a thread, dynoxide, Amazon's DynamoDB Local.
 
 Each is a context manager that yields a running `Server`. A server whose program is not named in the environment skips
-the test that asks for it; with REQUIRE_ALL=1 it fails it.
+the test that asks for it; with REQUIRE_ALL=1 it fails it. Ask with `require` before the fixtures of a test are set up,
+and pytest reports one line for a server, not one for each test.
 """
 
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
@@ -22,15 +24,17 @@ from aiodynamo.credentials import Key, StaticCredentials
 
 REGION = "us-east-1"
 CREDENTIALS = StaticCredentials(key=Key(id="local", secret="local"))  # noqa: S106 no server here checks it
+BATCH_WRITES = 25  # BatchWriteItem's limit
 START_S = 30.0  # a JVM on a busy machine; the others need well below a second
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that speaks DynamoDB's protocol at `endpoint`."""
+    """A server that speaks DynamoDB's protocol at `endpoint`; `crowd` is how many writers it takes in a test's time."""
 
     endpoint: str
     client: Any  # boto3 makes its classes at run time
+    crowd: int = 50
 
     def create_table(self) -> str:
         """Create an empty table for sessions and return its name, which nobody else has."""
@@ -49,17 +53,46 @@ class Server:
         )
         return name
 
+    def repeat_newest(self, table: str, pk: str, turns: int) -> None:
+        """Copy the newest turn of the partition `pk` to the numbers above it, up to `turns`."""
+        page = self.client.query(
+            TableName=table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": pk}},
+            ScanIndexForward=False,
+            Limit=1,
+        )
+        puts = [
+            {"PutRequest": {"Item": {**newest, "turn": {"N": str(number)}}}}
+            for newest in page["Items"]
+            for number in range(int(newest["turn"]["N"]) + 1, turns + 1)
+        ]
+        for first in range(0, len(puts), BATCH_WRITES):
+            answer = self.client.batch_write_item(RequestItems={table: puts[first : first + BATCH_WRITES]})
+            assert not answer["UnprocessedItems"]
+
+
+def require(program: str) -> Path:
+    """Return where the program is, or skip or fail the test that asks."""
+    variable = program.upper().replace("-", "_")
+    if value := os.environ.get(variable):
+        return Path(value).absolute()
+    reason = f"{variable} is not set; .ci/{program} gets it and prints the value"
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
 
 @contextmanager
 def moto() -> Iterator[Server]:
-    """moto's server in a thread of this process."""
+    """Serve moto in a thread of this process."""
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 a second that the other servers do not cost
 
     with _atomic_moto():
         server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
         server.start()
         try:
-            with _server(server.get_host_and_port()[1]) as found:
+            with _server(server.get_host_and_port()[1], crowd=20) as found:  # its queries scan the whole table
                 yield found
         finally:
             server.stop()
@@ -67,18 +100,16 @@ def moto() -> Iterator[Server]:
 
 @contextmanager
 def dynoxide() -> Iterator[Server]:
-    """The binary that DYNOXIDE names, its table in memory."""
-    binary = _named("DYNOXIDE", ".ci/dynoxide")
-    port = _free_port()
+    """Serve the binary that DYNOXIDE names, its tables in memory."""
+    binary, port = require("dynoxide"), _free_port()
     with _process([str(binary), "serve", "--port", str(port)], port) as server:
         yield server
 
 
 @contextmanager
 def dynamodb_local() -> Iterator[Server]:
-    """Amazon's own, from the directory of jars and native libraries that DYNAMODB_LOCAL names; needs Java."""
-    directory = _named("DYNAMODB_LOCAL", ".ci/dynamodb-local")
-    port = _free_port()
+    """Serve Amazon's own, from the directory of jars and native libraries that DYNAMODB_LOCAL names; needs Java."""
+    directory, port = require("dynamodb-local"), _free_port()
     command = [
         *("java", f"-Djava.library.path={directory}", "-cp", f"{directory}/*"),
         *("com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-inMemory", "-port", str(port)),
@@ -98,7 +129,7 @@ def _atomic_moto() -> Iterator[None]:
 
     lock, plain = threading.RLock(), DynamoHandler.call_action
 
-    def call_action(self: DynamoHandler) -> Any:  # noqa: ANN401 as in moto
+    def call_action(self: DynamoHandler) -> Any:
         with lock:
             return plain(self)
 
@@ -110,7 +141,7 @@ def _atomic_moto() -> Iterator[None]:
 
 
 @contextmanager
-def _server(port: int) -> Iterator[Server]:
+def _server(port: int, crowd: int = 50) -> Iterator[Server]:
     endpoint = f"http://127.0.0.1:{port}"
     key = CREDENTIALS.key
     assert key is not None
@@ -122,12 +153,15 @@ def _server(port: int) -> Iterator[Server]:
         aws_secret_access_key=key.secret,
     )
     with closing(client):
-        yield Server(endpoint, client)
+        yield Server(endpoint, client, crowd)
 
 
 @contextmanager
 def _process(command: Sequence[str], port: int) -> Iterator[Server]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with (
+        TemporaryDirectory() as directory,  # DynamoDB Local writes a file into the one it was started in
+        subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+    ):
         try:
             _wait_until_it_listens(process, port)
             with _server(port) as server:
@@ -146,15 +180,6 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
         else:
             return
     pytest.fail(f"the server did not start: {process.args!r}", pytrace=False)
-
-
-def _named(variable: str, script: str) -> Path:
-    if value := os.environ.get(variable):
-        return Path(value)
-    reason = f"{variable} is not set; {script} prints its value"
-    if os.environ.get("REQUIRE_ALL") == "1":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 def _free_port() -> int:

@@ -1,17 +1,22 @@
 """The stores under test. Every test that takes a `rig` runs over each of them."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from tests import servers
-from tests.conformance.stores.rig import Rig, in_memory, on_dynamodb, on_sqlite
+from tests.conformance.stores.rig import Rig, WireRig, in_memory, on_dynamodb, on_sqlite
 from tests.servers import Server
 
 SERVERS = ("moto", "dynoxide", "dynamodb-local")
-MOTO_CROWD = 20  # it computes a query in time that grows with the table
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    for program in {"dynoxide", "dynamodb-local"}.intersection(map(str, params.values())):
+        servers.require(program)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +48,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AbstractAsyncC
 
 
 @pytest.fixture(params=SERVERS)
-def deployment_on_dynamodb(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Rig]:
+def deployment_on_dynamodb(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[WireRig]:
     return _on_server(request)
 
 
@@ -54,12 +59,11 @@ async def rig(deployment: AbstractAsyncContextManager[Rig]) -> AsyncIterator[Rig
 
 
 @pytest.fixture
-async def dynamodb_rig(deployment_on_dynamodb: AbstractAsyncContextManager[Rig]) -> AsyncIterator[Rig]:
-    """A rig whose log of calls shows the wire."""
+async def wire_rig(deployment_on_dynamodb: AbstractAsyncContextManager[WireRig]) -> AsyncIterator[WireRig]:
     async with deployment_on_dynamodb as rig:
         yield rig
 
 
-def _on_server(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Rig]:
+def _on_server(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[WireRig]:
     server: Server = request.getfixturevalue(request.param.replace("-", "_"))
-    return on_dynamodb(server, crowd=MOTO_CROWD) if request.param == "moto" else on_dynamodb(server)
+    return on_dynamodb(server)

@@ -31,15 +31,25 @@ class Fault(Enum):
     THROTTLED = "refused for now, nothing applied"
     BROKEN = "failed inside the store, nothing applied"
     REPLY_LOST = "applied, and the connection died before the answer"
+    HUNG = "applied, and the answer never comes"
 
 
-@dataclass(frozen=True, slots=True)
+SUDDEN = (Fault.THROTTLED, Fault.BROKEN, Fault.REPLY_LOST)  # the other one costs the caller's whole timeout
+
+
+def seeded(seed: int) -> Random:
+    """Return a source of the same numbers in every run."""
+    return Random(seed)  # noqa: S311 nothing here is secret
+
+
+@dataclass(slots=True)
 class Call:
-    """A request as it was seen on its way. `body_bytes` is 0 where there is no wire."""
+    """A request as it was seen on its way. The sizes are 0 where there is no wire, and until it is answered."""
 
     operation: Operation
     body_bytes: int
     fault: Fault | None
+    answer_bytes: int = 0
 
 
 class Faults:
@@ -58,11 +68,11 @@ class Faults:
         """From here on, let each request meet some fault with a probability of `rate`; 0 ends all faults."""
         self._random = (random, rate)
 
-    def meet(self, operation: Operation, body_bytes: int = 0) -> Fault | None:
-        """Log a request and return the fault that it meets."""
-        fault = self._next(operation)
-        self.calls.append(Call(operation, body_bytes, fault))
-        return fault
+    def meet(self, operation: Operation, body_bytes: int = 0) -> Call:
+        """Log a request and return it with the fault that it meets."""
+        call = Call(operation, body_bytes, self._next(operation))
+        self.calls.append(call)
+        return call
 
     def met(self, fault: Fault) -> int:
         """Return how many requests met this fault."""
@@ -78,7 +88,7 @@ class Faults:
         if self._random is None:
             return None
         random, rate = self._random
-        return random.choice(list(Fault)) if random.random() < rate else None
+        return random.choice(SUDDEN) if random.random() < rate else None
 
 
 class FaultyStore:
@@ -116,12 +126,12 @@ class FaultyStore:
     async def _try(self, operation: Operation, request: Callable[[], Awaitable[T]]) -> T:
         for _ in range(STORE_ATTEMPTS):
             await asyncio.sleep(0)  # others may run before a request arrives, as they may on a network
-            fault = self._faults.meet(operation)
+            fault = self._faults.meet(operation).fault
             if fault is None:
                 answer = await request()
                 await asyncio.sleep(0)  # and before its answer does
                 return answer
-            if fault is Fault.REPLY_LOST:
+            if fault in (Fault.REPLY_LOST, Fault.HUNG):
                 await request()
         raise StoreUnavailable("a fault was injected")
 
@@ -132,39 +142,44 @@ class Proxy:
     def __init__(self, upstream: str, faults: Faults) -> None:
         self._upstream = upstream
         self._faults = faults
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
+        self._closing = asyncio.Event()
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
 
     async def __aenter__(self) -> str:
         """Start, and return the address to use instead of the server's own."""
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         return f"http://{host}:{port}"
 
     async def __aexit__(self, *exc: object) -> None:
+        self._closing.set()
         await self._runner.cleanup()
         await self._session.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
-        fault = self._faults.meet(_operation(request.headers["X-Amz-Target"], body), len(body))
-        match fault:
+        call = self._faults.meet(_operation(request.headers["X-Amz-Target"], body), len(body))
+        match call.fault:
             case Fault.THROTTLED:
                 return _problem(400, "ProvisionedThroughputExceededException")
             case Fault.BROKEN:
                 return _problem(500, "InternalServerError")
-        answer = await self._forward(request, body)
-        if fault is Fault.REPLY_LOST and request.transport is not None:
+        status, answer = await self._forward(request, body)
+        call.answer_bytes = len(answer)
+        if call.fault is Fault.HUNG:
+            await self._closing.wait()
+        if call.fault is Fault.REPLY_LOST and request.transport is not None:
             request.transport.abort()
-        return answer
+        return web.Response(status=status, body=answer)
 
-    async def _forward(self, request: web.BaseRequest, body: bytes) -> web.Response:
+    async def _forward(self, request: web.BaseRequest, body: bytes) -> tuple[int, bytes]:
         names = ("X-Amz-Target", "X-Amz-Date", "Authorization", "Content-Type")
         headers = {name: request.headers[name] for name in names if name in request.headers}
         async with self._session.post(self._upstream, data=body, headers=headers) as answer:
-            return web.Response(status=answer.status, body=await answer.read())
+            return answer.status, await answer.read()
 
 
 def _problem(status: int, name: str) -> web.Response:

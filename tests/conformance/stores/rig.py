@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -30,6 +31,18 @@ LIMIT_S = 30.0  # nothing here takes as long; what does hangs
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The classes under test; `tests/mutants.py` puts broken ones in their place."""
+
+    claims: type[Claims] = Claims
+    sqlite: type[SQLiteStore] = SQLiteStore
+    dynamodb: type[DynamoDBStore] = DynamoDBStore
+
+
+REAL = Parts()
+
+
 class Rig:
     """Replicas of the service over one store that holds nothing yet, with faults on the way to it.
 
@@ -37,19 +50,12 @@ class Rig:
     """
 
     store: SessionStore
+    crowd = 50
 
-    def __init__(
-        self,
-        replica: Callable[[], SessionStore],
-        faults: Faults,
-        *,
-        crowd: int = 50,
-        claims: type[Claims] = Claims,
-    ) -> None:
+    def __init__(self, replica: Callable[[], SessionStore], faults: Faults, parts: Parts = REAL) -> None:
         self.faults = faults
-        self.crowd = crowd
         self._replica = replica
-        self._claims = claims
+        self._claims = parts.claims
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -90,24 +96,29 @@ def in_memory() -> Rig:
     return Rig(lambda: FaultyStore(store, faults), faults)
 
 
-def on_sqlite(path: Path, store: type[SQLiteStore] = SQLiteStore, claims: type[Claims] = Claims) -> Rig:
+def on_sqlite(path: Path, parts: Parts = REAL) -> Rig:
     faults = Faults()
-    return Rig(lambda: FaultyStore(store(path), faults), faults, claims=claims)
+    return Rig(lambda: FaultyStore(parts.sqlite(path), faults), faults, parts)
+
+
+class WireRig(Rig):
+    """A rig on a DynamoDB server: its log of calls shows the wire."""
+
+    def __init__(self, server: Server, faults: Faults, endpoint: str, parts: Parts = REAL) -> None:
+        self._server = server
+        self._table = server.create_table()
+        super().__init__(lambda: parts.dynamodb(self._table, REGION, CREDENTIALS, endpoint), faults, parts)
+        self.crowd = server.crowd
+
+    def grow(self, turns: int, key: SessionKey = KEY) -> None:
+        """Let the session grow to so many turns, all like its newest one, without the store under test."""
+        self._server.repeat_newest(self._table, str(key), turns)
 
 
 @asynccontextmanager
-async def on_dynamodb(
-    server: Server,
-    *,
-    crowd: int = 50,
-    store: type[DynamoDBStore] = DynamoDBStore,
-    claims: type[Claims] = Claims,
-) -> AsyncIterator[Rig]:
-    faults, table = Faults(), server.create_table()
-    async with (
-        Proxy(server.endpoint, faults) as endpoint,
-        Rig(lambda: store(table, REGION, CREDENTIALS, endpoint), faults, crowd=crowd, claims=claims) as rig,
-    ):
+async def on_dynamodb(server: Server, parts: Parts = REAL) -> AsyncIterator[WireRig]:
+    faults = Faults()
+    async with Proxy(server.endpoint, faults) as endpoint, WireRig(server, faults, endpoint, parts) as rig:
         yield rig
 
 
@@ -127,8 +138,8 @@ def start(
 
 async def end(running: RunningTurn) -> Turn:
     """Return the turn once it is acknowledged; raise the error that ended it."""
-    async with asyncio.timeout(LIMIT_S), aclosing(running.batches(heartbeat_s=LIMIT_S)) as batches:
-        events = [event async for batch in batches for event in batch]
+    async with asyncio.timeout(LIMIT_S):
+        events = [event async for batch in running.batches(heartbeat_s=LIMIT_S) for event in batch]
     assert isinstance(events[-1], TurnDone)
     return events[-1].turn
 
@@ -178,10 +189,10 @@ def numbers(turns: Sequence[Turn] | Sequence[TurnItem]) -> list[int]:
 
 
 class Clock:
-    """Epoch seconds that pass only when told to."""
+    """Epoch seconds that pass only when told to; whole ones, for DynamoDB keeps a lease to the millisecond."""
 
     def __init__(self, ahead_s: float = 0.0) -> None:
-        self._now = time.time() + ahead_s
+        self._now = int(time.time()) + ahead_s
 
     def __call__(self) -> float:
         return self._now
@@ -225,66 +236,3 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
-
-
-class Forwarding:
-    """A store that is another one; what derives from it steps in somewhere."""
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
-
-    async def newest(self, key: SessionKey, limit: int, before: int | None = None) -> Sequence[TurnItem]:
-        return await self._store.newest(key, limit, before)
-
-    async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
-        return await self._store.claim(key, item, dead_run)
-
-    async def commit(self, key: SessionKey, item: TurnItem) -> bool:
-        return await self._store.commit(key, item)
-
-    async def release(self, key: SessionKey, turn: int, run: str) -> None:
-        await self._store.release(key, turn, run)
-
-    async def delete(self, key: SessionKey) -> None:
-        await self._store.delete(key)
-
-    async def ping(self) -> None:
-        await self._store.ping()
-
-
-class ReadsTogether(Forwarding):
-    """A store whose first read is answered only when every party of the barrier has read: the race did overlap."""
-
-    def __init__(self, store: SessionStore, barrier: asyncio.Barrier) -> None:
-        super().__init__(store)
-        self._barrier = barrier
-        self._met = False
-
-    async def newest(self, key: SessionKey, limit: int, before: int | None = None) -> Sequence[TurnItem]:
-        items = await super().newest(key, limit, before)
-        if not self._met:
-            self._met = True
-            async with asyncio.timeout(LIMIT_S):
-                await self._barrier.wait()
-        return items
-
-
-class BeforeFirstClaim(Forwarding):
-    """A store in which something happens between a request's read and its first claim."""
-
-    def __init__(self, store: SessionStore, happen: Callable[[], Awaitable[object]]) -> None:
-        super().__init__(store)
-        self._happen = happen
-        self.happened = False
-
-    async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
-        if not self.happened:
-            self.happened = True
-            await self._happen()
-        return await super().claim(key, item, dead_run)

@@ -7,11 +7,11 @@ import pytest
 
 from app.errors import LeaseLost, SessionBusy, TurnInProgress
 from app.sessions.claims import Claim
+from tests.conformance.stores.forwarding import BeforeFirstClaim
 from tests.conformance.stores.rig import (
     KEEP_S,
     KEY,
     LEASE_S,
-    BeforeFirstClaim,
     Clock,
     Gate,
     Recorder,

@@ -3,7 +3,6 @@
 import time
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -12,6 +11,7 @@ from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.codec import MAX_BODY_BYTES
 from app.sessions.dynamodb import DynamoDBStore
 from app.sessions.sqlite import SQLiteStore
+from tests.conformance.stores.faults import seeded
 from tests.conformance.stores.rig import KEY, Rig, numbers
 from tests.servers import CREDENTIALS, REGION
 
@@ -22,10 +22,16 @@ OPEN = TurnItem(turn=1, run="run", req="req", expires=NOW + 3600, lease=NOW + 30
 DONE = replace(OPEN, lease=None, body=b'{"message": "hello"}')
 
 
+async def store_item(store: SessionStore, item: TurnItem) -> None:
+    """Write the item as a run does: claimed, and committed if it is done."""
+    assert await store.claim(KEY, replace(OPEN, turn=item.turn))
+    if item.body is not None:
+        assert await store.commit(KEY, item)
+
+
 async def store_turns(store: SessionStore, count: int) -> None:
     for number in range(1, count + 1):
-        assert await store.claim(KEY, replace(OPEN, turn=number))
-        assert await store.commit(KEY, replace(DONE, turn=number))
+        await store_item(store, replace(DONE, turn=number))
 
 
 async def test_a_session_nobody_used_is_empty(rig: Rig) -> None:
@@ -34,7 +40,7 @@ async def test_a_session_nobody_used_is_empty(rig: Rig) -> None:
 
 @pytest.mark.parametrize("item", [OPEN, DONE], ids=["open", "done"])
 async def test_an_item_reads_back_equal(rig: Rig, item: TurnItem) -> None:
-    assert await rig.store.claim(KEY, item)
+    await store_item(rig.store, item)
     assert list(await rig.store.newest(KEY, 1)) == [item]
 
 
@@ -61,8 +67,7 @@ async def test_a_claim_of_an_absent_turn_wins(rig: Rig) -> None:
 @pytest.mark.parametrize("run", ["run", "other"])
 async def test_a_claim_of_a_present_turn_changes_nothing(rig: Rig, stored: TurnItem, run: str) -> None:
     """Not even the holder's own: a repeated claim that arrives late must not wipe what was committed since."""
-    await rig.store.claim(KEY, OPEN)
-    await rig.store.commit(KEY, stored)
+    await store_item(rig.store, stored)
     assert await rig.store.claim(KEY, replace(OPEN, run=run, req="other")) is False
     assert await rig.items() == [stored]
 
@@ -105,8 +110,7 @@ async def test_a_repeated_commit_is_harmless(rig: Rig) -> None:
 
 @pytest.mark.parametrize("stored", [OPEN, DONE], ids=["open", "done"])
 async def test_a_commit_by_another_run_changes_nothing(rig: Rig, stored: TurnItem) -> None:
-    await rig.store.claim(KEY, OPEN)
-    await rig.store.commit(KEY, stored)
+    await store_item(rig.store, stored)
     assert await rig.store.commit(KEY, replace(DONE, run="other", body=b"{}")) is False
     assert await rig.items() == [stored]
 
@@ -174,7 +178,7 @@ async def test_a_call_on_one_session_touches_no_other(rig: Rig, other: SessionKe
 async def test_the_largest_body_fits_beside_the_longest_names(rig: Rig) -> None:
     key = SessionKey("p" * 128, "s" * 128)
     item = replace(OPEN, turn=10**12, run="r" * 32, req="k" * 255)
-    done = replace(item, lease=None, body=b"x" + Random(1).randbytes(MAX_BODY_BYTES - 1))
+    done = replace(item, lease=None, body=b"x" + seeded(1).randbytes(MAX_BODY_BYTES - 1))
     assert await rig.store.claim(key, item)
     assert await rig.store.commit(key, done)
     assert await rig.items(key) == [done]

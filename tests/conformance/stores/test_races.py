@@ -8,12 +8,12 @@ import pytest
 from app.errors import LeaseLost, SessionBusy
 from app.events import Turn
 from app.sessions.claims import Claim, Claims
+from tests.conformance.stores.forwarding import ReadsTogether
 from tests.conformance.stores.rig import (
     KEY,
     LEASE_S,
     LIMIT_S,
     Clock,
-    ReadsTogether,
     Recorder,
     Rig,
     answered,

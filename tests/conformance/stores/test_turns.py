@@ -1,7 +1,6 @@
 """One turn after another: numbers, history, idempotency keys, and what is stored of a turn."""
 
 from collections.abc import AsyncIterator
-from random import Random
 
 import pytest
 
@@ -10,15 +9,16 @@ from app.errors import AgentFailed, IdempotencyKeyReused, ResponseTooLarge, Sess
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Turn, Usage
 from app.sessions import SessionKey
 from app.sessions.codec import COMPRESS_OVER_BYTES, is_text
+from tests.conformance.stores.faults import seeded
 from tests.conformance.stores.rig import KEY, Clock, Gate, Recorder, Rig, claimed, end, numbers, start, take_turn
 
 pytestmark = pytest.mark.anyio
 
 TEXTS = {
     "emoji": "👩🏽‍🚀 and 🏳️‍🌈",
-    "right to left": "שלום \u202eعالم\u202c",
+    "right to left": "שלום \u202eعالم\u202c",  # noqa: RUF001 the point of it
     "combining": "e\u0301 is not é",
-    "beyond the basic plane": "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0010ffff \uffff",
+    "beyond the basic plane": "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0010ffff \uffff",  # noqa: RUF001 the point of it
     "quotes and escapes": '"\'\\ \\u0041 {"a": 1} ${x} %s <b>',
     "white space": " \t\r\n\u2028\u00a0 ",
     "control": "\x01\x1b[31m\x7f",
@@ -29,7 +29,7 @@ NOISE = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
 
 def noise(length: int) -> str:
     """Return text that compresses to three quarters of itself and not further."""
-    return "".join(Random(length).choices(NOISE, k=length))
+    return "".join(seeded(length).choices(NOISE, k=length))
 
 
 async def failing(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
