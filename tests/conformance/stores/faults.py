@@ -44,10 +44,10 @@ def seeded(seed: int) -> Random:
 
 @dataclass(slots=True)
 class Call:
-    """A request as it was seen on its way. The sizes are 0 where there is no wire, and until it is answered."""
+    """A request as it was seen on its way. Where there is no wire, its body is empty and its answer has no bytes."""
 
     operation: Operation
-    body_bytes: int
+    body: bytes
     fault: Fault | None
     answer_bytes: int = 0
 
@@ -68,9 +68,9 @@ class Faults:
         """From here on, let each request meet some fault with a probability of `rate`; 0 ends all faults."""
         self._random = (random, rate)
 
-    def meet(self, operation: Operation, body_bytes: int = 0) -> Call:
+    def meet(self, operation: Operation, body: bytes = b"") -> Call:
         """Log a request and return it with the fault that it meets."""
-        call = Call(operation, body_bytes, self._next(operation))
+        call = Call(operation, body, self._next(operation))
         self.calls.append(call)
         return call
 
@@ -161,7 +161,7 @@ class Proxy:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
-        call = self._faults.meet(_operation(request.headers["X-Amz-Target"], body), len(body))
+        call = self._faults.meet(_operation(request.headers["X-Amz-Target"], body), body)
         match call.fault:
             case Fault.THROTTLED:
                 return _problem(400, "ProvisionedThroughputExceededException")

@@ -1,5 +1,6 @@
 """What a turn costs on the wire to DynamoDB, at any length of its session."""
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -20,7 +21,7 @@ async def calls_of_turn(rig: WireRig, number: int) -> Sequence[Call]:
 
 def written(calls: Sequence[Call], number: int) -> list[int]:
     """Return the bytes of each write, without the digits of the turn's own number."""
-    return [call.body_bytes - len(str(number)) for call in calls if call.operation != "newest"]
+    return [len(call.body) - len(str(number)) for call in calls if call.operation != "newest"]
 
 
 def read(calls: Sequence[Call], number: int) -> int:
@@ -44,3 +45,9 @@ async def test_a_replay_is_one_read(wire_rig: WireRig) -> None:
     wire_rig.faults.calls.clear()
     await take_turn(wire_rig.claims(), req="key")
     assert wire_rig.faults.operations() == ["newest"]
+
+
+async def test_the_read_is_strongly_consistent(wire_rig: WireRig) -> None:
+    """No local server serves stale reads, so the suite could not miss this otherwise."""
+    await take_turn(wire_rig.claims())
+    assert json.loads(wire_rig.faults.calls[0].body)["ConsistentRead"] is True
