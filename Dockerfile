@@ -18,10 +18,12 @@ COPY app ./app
 RUN python -m compileall -q --invalidation-mode unchecked-hash /srv \
  && chmod -R a+rX /srv
 
-FROM ${PYTHON_IMAGE}
+# The whole image but for its user: Lambda brings its own, and `sam local` must be root to add the emulator.
+FROM ${PYTHON_IMAGE} AS lambda
 # The slim image ships its standard library without bytecode, and as a non-root user nobody could ever store it.
+# -f: what pip imports it stores the other way, with a time stamp, and compileall would leave that as it is.
 RUN python -m pip uninstall --quiet --yes --root-user-action=ignore pip \
- && python -m compileall -q --invalidation-mode unchecked-hash "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
+ && python -m compileall -q -f --invalidation-mode unchecked-hash "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -33,8 +35,10 @@ WORKDIR /srv
 COPY docker/entrypoint.sh docker/healthcheck.py /usr/local/lib/agent-service/
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv /srv
-# A number, so that Kubernetes' runAsNonRoot can check it.
-USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "/usr/local/lib/agent-service/healthcheck.py"]
 ENTRYPOINT ["/bin/sh", "/usr/local/lib/agent-service/entrypoint.sh"]
+
+FROM lambda
+# A number, so that Kubernetes' runAsNonRoot can check it.
+USER 10001:10001
