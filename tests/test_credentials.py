@@ -43,12 +43,10 @@ async def test_a_profile_with_a_process_is_left_to_botocore(monkeypatch: pytest.
     assert (key.id, key.secret, key.token) == ("of-process", "s", "t")
 
 
-async def test_without_any_configuration_botocore_is_not_asked(monkeypatch: pytest.MonkeyPatch, no_aws: Path) -> None:
+async def test_without_any_configuration_botocore_is_not_asked(no_aws: Path) -> None:
     assert BotocoreCredentials().is_disabled()
     no_aws.write_text("[default]\n")
     assert not BotocoreCredentials().is_disabled()
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert BotocoreCredentials().is_disabled()
 
 
 async def test_a_profile_without_keys_leaves_the_question_to_the_next_source(no_aws: Path) -> None:

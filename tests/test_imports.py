@@ -65,7 +65,7 @@ OUTSIDE = table("""
     fastapi:              app main problems routes
     mangum:               handler
     pydantic:             config problems wire
-    pydantic_core:        problems sessions.codec turns wire
+    pydantic_core:        problems sessions.codec wire
     pydantic_settings:    config
     starlette:            main middleware problems
     uvicorn:              __main__
