@@ -1,0 +1,79 @@
+"""What the SQLite file promises beyond the port: it outlives its processes and is shared by them."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.conformance.stores.rig import KEEP_S, Clock, numbers, on_sqlite, take_turn
+from tests.conformance.stores.writer import LEASE_S, WAIT_S
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[3]
+WRITERS = 4
+TURNS = 5
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.db"
+
+
+async def test_turns_survive_a_restart(path: Path) -> None:
+    async with on_sqlite(path) as rig:
+        turn = await take_turn(rig.claims())
+    async with on_sqlite(path) as rig:
+        assert await rig.transcript() == [turn]
+
+
+async def test_opening_the_file_forgets_what_expired_and_nothing_else(path: Path) -> None:
+    async with on_sqlite(path) as rig:
+        await take_turn(rig.claims(clock=Clock(-KEEP_S - 60)))
+        kept = await take_turn(rig.claims())
+    async with on_sqlite(path) as rig:
+        assert await rig.transcript() == [kept]
+        assert kept.number == 2
+        assert (await take_turn(rig.claims())).number == 3
+
+
+@contextmanager
+def writer(path: Path, name: int) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that will take its turns when it is told to, and wait for its end."""
+    command = [sys.executable, "-m", "tests.conformance.stores.writer", str(path), str(name), str(TURNS)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
+
+
+def stream(file: IO[str] | None) -> IO[str]:
+    assert file is not None
+    return file
+
+
+async def test_processes_share_a_file_and_are_killed_without_loss(path: Path) -> None:
+    """Each of them dies holding the session, so the others go on when its lease is over."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(writer(path, name)) for name in range(WRITERS)]
+        assert [stream(process.stdout).readline() for process in processes] == ["ready\n"] * WRITERS
+        for process in processes:
+            stream(process.stdin).write("begin\n")
+            stream(process.stdin).flush()
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * WRITERS
+
+    clock = Clock(LEASE_S + 1)
+    async with on_sqlite(path) as rig:
+        stored = await rig.transcript()
+        assert (await take_turn(rig.claims(clock=clock))).number == WRITERS * TURNS + 1
+    assert numbers(stored) == list(range(1, WRITERS * TURNS + 1))
+    assert len({turn.message for turn in stored}) == WRITERS * TURNS
+    for n, turn in enumerate(stored):
+        assert turn.answer == "".join(f"[{done.message}]" for done in stored[:n])
