@@ -76,10 +76,12 @@ $(DEV)/ready-%: requirements-dev.txt
 $(RUN)/ready- $(DEV)/ready-:
 	@echo "$(PYTHON) does not run; name a Python 3.11 or newer: make PYTHON=..." >&2; exit 1
 
+# The lists are complete, and pip before 23.3 would still look for the newest of what is named with an extra.
 define environment
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Python 3.11 or newer is needed and $(PYTHON) is $(VERSION); name another: make PYTHON=..." >&2; exit 1; }
 @rm -rf $(@D) && $(PYTHON) -m venv $(@D)
-@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r $<
+@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --no-deps -r $<
+@$(@D)/bin/python -m pip check --quiet --disable-pip-version-check >/dev/null
 @touch $@
 endef
