@@ -54,7 +54,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
     with server([sys.executable, "-m", "app"], tmp_path) as running:
         for command, output in examples():
             ran = subprocess.run(
-                ["sh", "-c", command.replace("127.0.0.1:8000", f"127.0.0.1:{running.port}")],
+                ["/bin/sh", "-c", command.replace("127.0.0.1:8000", f"127.0.0.1:{running.port}")],
                 cwd=tmp_path,
                 env=environment(),
                 capture_output=True,
