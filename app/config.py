@@ -5,6 +5,7 @@ Every bad setting is reported at once, by name; no value of any variable is ever
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,10 +18,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.errors import ConfigurationError
 
 ENV_FILE = ".env"
-OWN_PREFIXES = (
-    "AGENT_",
-    "SESSIONS_",
-)  # a variable that starts so is ours, so an unknown one is a typing error
+OWN_PREFIXES = ("AGENT_", "SESSIONS_")  # a variable that starts so is ours, so an unknown one is a typing error
+# But for what Kubernetes sets in every pod beside a service called agent or agent-service.
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 STOP_S = 3.0  # of the grace: stopping what still runs and closing
 
 
@@ -183,6 +184,7 @@ class Settings(BaseSettings):
         None,
         "an http or https URL",
         "address of a local DynamoDB-compatible server",
+        repr=False,  # it may hold a password
     )
     lambda_function: str | None = setting(
         "AWS_LAMBDA_FUNCTION_NAME",
@@ -211,7 +213,7 @@ class Settings(BaseSettings):
         shown: dict[str, object] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name in ("api_key", "aws_endpoint_url_dynamodb"):  # a URL may hold a password
+            if name in ("api_key", "aws_endpoint_url_dynamodb"):
                 shown[f"{name}_set"] = value is not None
             else:
                 shown[name] = str(value) if isinstance(value, Path) else value
@@ -264,7 +266,7 @@ def _unknown(variables: Mapping[str, str | None]) -> list[str]:
     return [
         f"{name} is not a setting; the nearest is {difflib.get_close_matches(name, known, 1, 0.0)[0]}"
         for name in sorted(variables)
-        if name.startswith(OWN_PREFIXES) and name not in known and variables[name]
+        if name.startswith(OWN_PREFIXES) and name not in known and variables[name] and not _SERVICE_LINK.search(name)
     ]
 
 
