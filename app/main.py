@@ -74,6 +74,7 @@ def create_app(
         lifespan=_lifespan(lifecycle, store, in_background=settings.lambda_function is None),
         docs_url=None if production else "/docs",
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the caller's Host
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings = lifecycle, settings

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from app import wire
 from app.deadline import turn_deadline
-from app.errors import ContentTooLarge, SessionNotFound, UnsupportedMediaType
+from app.errors import ContentTooLarge, MalformedJSON, SessionNotFound, UnsupportedMediaType
 from app.events import TurnEvent, TurnStarted
 from app.lifecycle import Lifecycle
 from app.problems import Problem
@@ -117,6 +118,9 @@ class Routes:
         await self._lifecycle.check_turn()
         stream = wire.wants_stream(request.headers.get("accept"))
         turn_request = await self._parse(request)
+        await (
+            self._lifecycle.check_turn()
+        )  # again: while the body arrived, the process may have filled up or begun to end
         turn = self._turns.start(turn_request)
         self._lifecycle.track(turn)
         batches = turn.batches(HEARTBEAT_S)
@@ -142,11 +146,11 @@ class Routes:
     ) -> Response:
         """Return a page of the session's done turns, oldest first; `before` of one page asks for the older page."""
         key = SessionKey(PRINCIPAL, session_id)
-        items = await self._store.newest(key, limit, before)
+        now = self._clock()
+        items = [each for each in await self._store.newest(key, limit, before) if each.expires > now]
         if not items and (before is None or not await self._store.newest(key, 1)):
             raise SessionNotFound
-        now = self._clock()
-        turns = [unpack(each.turn, each.body) for each in reversed(items) if each.body and each.expires > now]
+        turns = [unpack(each.turn, each.body) for each in reversed(items) if each.body]
         oldest = items[-1].turn if items else 1
         body = wire.transcript_body(session_id, turns, oldest if oldest > 1 else None)
         return Response(body, media_type="application/json")
@@ -199,10 +203,13 @@ async def _chain(
 async def _read(request: Request, limit_bytes: int) -> bytes:
     """Return the body. FastAPI's own limit answers in plain text over whatever the app says, so it is counted here."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise ContentTooLarge
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise ContentTooLarge
+    except ClientDisconnect:
+        raise MalformedJSON from None  # nobody reads the answer; what came is no document
     return bytes(body)
 
 

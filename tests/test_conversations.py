@@ -186,6 +186,12 @@ def test_a_wrong_method_names_the_right_ones(client: Client) -> None:
     assert (answer.status, answer.slug, answer.headers["allow"]) == (405, "method-not-allowed", "POST")
 
 
+@pytest.mark.parametrize("target", ["/chat/", "/healthz/", "//chat", "/chat/canary-7f3a"])
+def test_a_path_that_is_nearly_right_is_not_found(client: Client, target: str) -> None:
+    answer = client.request("POST", target)
+    assert (answer.status, answer.slug, answer.headers.get("location")) == (404, "not-found", None)
+
+
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/*;q=0.5", "text/html, application/json"])
 def test_json_is_for_who_does_not_name_sse(client: Client, accept: str, session: str) -> None:
     answer = chat(client, {"message": "hello", "session_id": session}, {"Accept": accept})

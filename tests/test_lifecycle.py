@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -9,6 +10,7 @@ from app.config import Settings
 from app.lifecycle import Lifecycle, Phase
 from tests import agents
 from tests.in_process import App, Outage, serving, warm
+from tests.memory_store import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +92,25 @@ async def test_a_draining_process_serves_during_its_delay(settings: Settings) ->
         await draining
 
 
+async def test_what_changed_while_a_body_arrived_counts(settings: Settings) -> None:
+    store, arrived = MemoryStore(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"message": "hello", '
+        await arrived.wait()
+        yield b'"session_id": "s"}'
+
+    async with warm(settings, store=store) as app:
+        upload = app.request("POST", "/chat", content=body(), headers={"Content-Type": "application/json"})
+        uploading = asyncio.create_task(upload)
+        await asyncio.sleep(0.05)
+        await app.lifecycle.drain(lambda: None)
+        arrived.set()
+        answer = await uploading
+        assert (answer.status, answer.slug) == (503, "shutting-down")
+        assert await app.messages() == []
+
+
 async def test_phases_come_in_their_order(settings: Settings) -> None:
     seen = []
     async with serving(settings) as app:
@@ -103,6 +124,13 @@ async def test_phases_come_in_their_order(settings: Settings) -> None:
         seen.append(lifecycle.phase)
     assert seen == [Phase.WARMING, Phase.READY, Phase.DRAINING, Phase.DRAINING]
     assert lifecycle.phase is Phase.STOPPED
+
+
+async def test_a_warm_up_that_succeeds_too_late_makes_nothing_ready() -> None:
+    lifecycle = Lifecycle(max_turns=1, drain_delay_s=0, grace_s=3)
+    lifecycle.begin(lambda: lifecycle.drain(lambda: None))  # the drain comes while the probe is asked
+    await lifecycle.warm_up()
+    assert lifecycle.phase is Phase.DRAINING
 
 
 async def test_every_response_carries_the_shells_headers(settings: Settings) -> None:

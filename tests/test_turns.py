@@ -1,12 +1,19 @@
 """Turns that do not go well: agents that misbehave, sessions in use, a store that fails."""
 
 import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
 
 import pytest
+from starlette.types import Message
 
 from app.config import Settings
 from app.events import ToolCall, ToolResult
+from app.main import DAY_S, create_app
 from app.sessions import SessionKey
+from app.sessions.claims import Claim, Claims
 from app.sessions.codec import unpack
 from tests import agents
 from tests.in_process import Outage, warm
@@ -153,6 +160,67 @@ async def test_more_turns_than_allowed_are_refused(settings: Settings) -> None:
         agent.gate.set()
         await first
         assert (await app.chat("other", "another")).status == 200
+
+
+async def test_uploads_that_end_together_do_not_pass_the_limit_together(settings: Settings) -> None:
+    agent, arrived = agents.Gated(), asyncio.Event()
+
+    async def body(session: str) -> AsyncIterator[bytes]:
+        await arrived.wait()
+        yield json.dumps({"message": "hello", "session_id": session}).encode()
+
+    async with warm(settings.model_copy(update={"max_concurrent_turns": 1}), agent=agent) as app:
+        kind = {"Content-Type": "application/json"}
+        uploads = [
+            asyncio.create_task(app.request("POST", "/chat", content=body(each), headers=kind)) for each in "abc"
+        ]
+        await asyncio.sleep(0.05)
+        arrived.set()
+        await agent.begun.wait()
+        await asyncio.sleep(0.05)
+        assert app.lifecycle.running_turns == 1
+        agent.gate.set()
+        assert sorted([(await each).status for each in uploads]) == [200, 503, 503]
+
+
+async def test_a_client_that_leaves_before_its_body_is_complete_is_no_error_of_ours(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(settings, store=MemoryStore(), agent=agents.never)
+    messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        assert message.get("status", 400) == 400
+
+    async with app.router.lifespan_context(app):
+        await app.state.lifecycle.warm_up()
+        headers = [(b"content-type", b"application/json")]
+        await app(
+            {"type": "http", "method": "POST", "path": "/chat", "query_string": b"", "headers": headers}, receive, send
+        )
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_what_expired_is_not_found(settings: Settings) -> None:
+    now = 1_000_000.0
+    async with warm(settings, clock=lambda: now) as app:
+        await app.chat("hello")
+        assert await app.messages() == ["hello"]
+        now += settings.sessions_keep_days * DAY_S + 1
+        answer = await app.request("GET", "/sessions/s")
+        assert (answer.status, answer.slug) == (404, "not-found")
+
+
+async def test_the_lease_ends_when_it_was_to_end_however_long_the_session_was_busy() -> None:
+    claims, key = Claims(MemoryStore(), 5, 60), SessionKey("anonymous", "s")
+    began = time.time()
+    await claims.claim(key, None, "dies", lease_s=0.4)
+    claim = await claims.claim_or_wait(key, None, "hello", lease_s=1.0, wait_s=1.0)
+    assert isinstance(claim, Claim)
+    assert claim.item.lease == pytest.approx(began + 1.0, abs=0.2)
 
 
 @pytest.mark.parametrize("method", ["newest", "claim"])

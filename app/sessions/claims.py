@@ -81,11 +81,15 @@ class Claims:
     async def claim_or_wait(
         self, key: SessionKey, req: str | None, message: str, lease_s: float, wait_s: float
     ) -> Claim | Turn:
-        """`claim`, but look again for up to `wait_s` seconds while the session is busy. Polls with reads only."""
-        give_up = self._now() + wait_s
+        """`claim`, but look again for up to `wait_s` seconds while the session is busy. Polls with reads only.
+
+        The lease counts from the call: what was waited is off.
+        """
+        began = self._now()
+        give_up, lease_ends = began + wait_s, began + lease_s
         while True:
             try:
-                return await self.claim(key, req, message, lease_s)
+                return await self.claim(key, req, message, lease_ends - self._now())
             except SessionConflict:
                 if not await self._wait_until_free(key, give_up):
                     raise
