@@ -118,9 +118,8 @@ class Routes:
         await self._lifecycle.check_turn()
         stream = wire.wants_stream(request.headers.get("accept"))
         turn_request = await self._parse(request)
-        await (
-            self._lifecycle.check_turn()
-        )  # again: while the body arrived, the process may have filled up or begun to end
+        # Again: while the body arrived, the process may have filled up or begun to end.
+        await self._lifecycle.check_turn()
         turn = self._turns.start(turn_request)
         self._lifecycle.track(turn)
         batches = turn.batches(HEARTBEAT_S)
