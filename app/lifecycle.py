@@ -59,7 +59,7 @@ class Lifecycle:
         self._turns: set[Turn] = set()
         self._hurry = asyncio.Event()
         self._ends_at: float | None = None
-        self._probe: Callable[[], Awaitable[None]] = _never
+        self._probe: Callable[[], Awaitable[None]]  # `begin` sets it, and nothing asks before
 
     @property
     def phase(self) -> Phase:
@@ -181,10 +181,6 @@ class Lifecycle:
     def _move(self, phase: Phase) -> None:
         log.info("phase changed", extra={"phase": phase.value})
         self._phase = phase
-
-
-async def _never() -> None:
-    raise StoreUnavailable("nothing is open yet")
 
 
 def _now() -> float:

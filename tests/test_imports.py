@@ -67,7 +67,7 @@ OUTSIDE = table("""
     pydantic:             config problems wire
     pydantic_core:        problems sessions.codec wire
     pydantic_settings:    config
-    starlette:            main middleware problems
+    starlette:            main middleware problems routes
     uvicorn:              __main__
     yarl:                 sessions.dynamodb
 """)

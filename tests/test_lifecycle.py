@@ -5,9 +5,11 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.lifecycle import Lifecycle, Phase
+from app.middleware import Shell
 from tests import agents
 from tests.in_process import App, Outage, serving, warm
 from tests.memory_store import MemoryStore
@@ -155,3 +157,19 @@ async def test_a_well_formed_request_id_is_kept(settings: Settings, sent: str, *
         answer = await app.request("GET", "/nowhere", headers={"X-Request-ID": sent.encode()})
     assert (answer.headers["x-request-id"] == sent) is kept
     assert answer.json["instance"] == answer.headers["x-request-id"]
+
+
+async def test_an_error_after_the_response_has_begun_cuts_the_connection() -> None:
+    sent = []
+
+    async def breaks(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise LookupError
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    shell = Shell(breaks, Lifecycle(max_turns=1, drain_delay_s=0, grace_s=3))
+    with pytest.raises(LookupError):  # which the server takes as: close
+        await shell({"type": "http", "headers": []}, asyncio.Event().wait, send)  # type: ignore[arg-type]  # never asked
+    assert sent == ["http.response.start"]

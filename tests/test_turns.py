@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message
 
+from app import routes
 from app.config import Settings
 from app.events import ToolCall, ToolResult
 from app.main import DAY_S, create_app
@@ -87,6 +88,38 @@ async def test_tools_are_shown_as_they_happen(hasty: Settings) -> None:
         ("tool_call", {"id": "2", "name": "weather", "args": {"city": "Bonn"}}),
     ]
     assert answer.events[-1][1]["stop_reason"] == "deadline"
+
+
+async def test_a_silent_stream_is_kept_alive(hasty: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.05)
+    async with warm(hasty, agent=agents.stalled_tool) as app:
+        answer = await app.chat("hello", accept=SSE)
+    assert ": keep-alive\n\n" in answer.body
+    assert [name for name, _ in answer.events][-1] == "done"
+
+
+async def test_a_stream_that_waits_for_its_session_in_vain_still_gets_a_status(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.05)  # no heartbeat may begin the stream before the turn does
+    agent = agents.Gated()
+    async with warm(settings, agent=agent) as app:
+        first = asyncio.create_task(app.chat("first"))
+        await agent.begun.wait()
+        other = await app.chat("other", prefer="wait=1", accept=SSE)
+        assert (other.status, other.slug) == (409, "session-busy")
+        agent.gate.set()
+        assert (await first).status == 200
+
+
+async def test_a_replay_shows_the_tools_too(hasty: Settings) -> None:
+    async with warm(hasty, agent=agents.stalled_tool) as app:
+        first = await app.chat("hello", idempotency_key="k", accept=SSE)
+        again = await app.chat("hello", idempotency_key="k", accept=SSE)
+    assert again.headers["idempotency-replayed"] == "true"
+    shown = [name for name, _ in again.events]
+    assert shown == ["turn", "tool_call", "tool_result", "tool_call", "tool_result", "delta", "done"]
+    assert again.events[-1] == first.events[-1]
 
 
 async def test_an_agent_is_handed_the_history_and_its_own_state(settings: Settings) -> None:
