@@ -139,13 +139,24 @@ def test_importing_loads_nothing_heavy(
     key: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    loaded = subprocess.run(
-        [sys.executable, "-c", f"import sys; {statement}; print(*sys.modules)"],
-        cwd=tmp_path,
-        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), **environment, **key},
+    loaded = printed(f"import sys; {statement}; print(*sys.modules)", tmp_path, environment | key)
+    assert heavy.isdisjoint(loaded.split())
+
+
+def test_the_handler_collects_garbage_again_but_not_what_was_loaded(tmp_path: Path) -> None:
+    statement = "import handler, gc; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    assert printed(statement, tmp_path, LAMBDA).split()[-2:] == ["True", "True"]
+
+
+def printed(program: str, folder: Path, environment: dict[str, str]) -> str:
+    """Return what a new Python prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), **environment},
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert heavy.isdisjoint(loaded.stdout.split())
+    return done.stdout
