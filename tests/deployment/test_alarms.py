@@ -1,0 +1,71 @@
+"""template.yaml: the alarms."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.deployment.documents import OPERATIONS, load, of_type, properties, variables
+from tests.deployment.promises import DELETE, Document, Promises, Rule, is_noticed
+
+promises = Promises()
+
+
+def watched(alarm: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Each metric of an alarm as (namespace, metric, the values of its plain dimensions)."""
+    single = [alarm] if "MetricName" in alarm else []
+    several = [m["MetricStat"]["Metric"] for m in alarm.get("Metrics", []) if "MetricStat" in m]
+    for metric in single + several:
+        values = [d["Value"] for d in metric["Dimensions"] if isinstance(d["Value"], str)]
+        yield metric["Namespace"], metric["MetricName"], tuple(values)
+
+
+@promises.broken_by(
+    ("ErrorsAlarm", DELETE),
+    ("ServerErrorsAlarm", DELETE),
+    ("ThrottlesAlarm", DELETE),
+    ("DurationAlarm", DELETE),
+    ("TableThrottlesAlarm", DELETE),
+    ("TableSystemErrorsAlarm.Properties.Metrics.2", DELETE),
+)
+def alarms_watch_every_way_to_fail(template: Document) -> None:
+    alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
+    expected = {
+        ("AWS/Lambda", "Errors", ()),
+        ("AWS/Lambda", "Throttles", ()),
+        ("AWS/Lambda", "Duration", ()),
+        ("AWS/Lambda", "Url5xxCount", ()),
+        ("AWS/ApiGateway", "5xx", ()),
+        ("AWS/DynamoDB", "ReadThrottleEvents", ()),
+        ("AWS/DynamoDB", "WriteThrottleEvents", ()),
+    } | {("AWS/DynamoDB", "SystemErrors", (operation,)) for operation in OPERATIONS}
+    assert {metric for alarm in alarms for metric in watched(alarm)} == expected
+
+
+@promises.broken_by(("ErrorsAlarm.Properties.AlarmActions", []))
+def alarms_tell_the_topic(template: Document) -> None:
+    tell = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+    alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
+    assert [alarm["AlarmActions"] for alarm in alarms] == [tell] * 6
+
+
+@promises.broken_by(("DurationAlarm.Properties.Threshold", 25000))
+def the_duration_alarm_rings_before_the_deadline(template: Document) -> None:
+    alarm = properties(template, "DurationAlarm")
+    assert alarm["ExtendedStatistic"] == "p99"
+    assert alarm["Threshold"] < int(variables(template)["AGENT_TIMEOUT_S"]) * 1000
+
+
+@pytest.fixture(scope="module")
+def template() -> Document:
+    return load("template.yaml")
+
+
+@promises.kept
+def test_the_template_keeps_its_promise(template: Document, rule: Rule) -> None:
+    rule(template)
+
+
+@promises.broken
+def test_a_broken_promise_is_noticed(template: Document, rule: Rule, path: str, value: object) -> None:
+    assert is_noticed(rule, template, path, value)
