@@ -17,6 +17,8 @@ from app.sessions import SessionKey, TurnItem
 T = TypeVar("T")
 
 BUSY_S = 2.0  # how long one statement waits for another process's write
+BUSY_PAUSE_S = 0.01  # a switch to WAL takes about as long
+PRIMARY_CODE = 0xFF  # of SQLite's result codes; the rest tells kinds of one apart
 SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;  -- an acknowledged turn survives a power cut too
@@ -96,8 +98,11 @@ class SQLiteStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
-            connection.executescript(SCHEMA)
-            connection.execute("DELETE FROM turns WHERE expires < ?", (int(time.time()),))
+            try:
+                _prepare(connection)
+            except sqlite3.Error:
+                connection.close()
+                raise
             self._connection = connection
         return self._connection
 
@@ -105,3 +110,21 @@ class SQLiteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the table where it is missing, and forget what expired.
+
+    SQLite's own waiting does not cover the switch to WAL: of processes that open a new file at once, all but one may be
+    told at once that it is locked (https://sqlite.org/c3ref/busy_handler.html). So here is a waiting of our own.
+    """
+    give_up = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.executescript(SCHEMA)
+            break
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(BUSY_PAUSE_S)
+    connection.execute("DELETE FROM turns WHERE expires < ?", (int(time.time()),))

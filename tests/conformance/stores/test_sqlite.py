@@ -1,15 +1,19 @@
 """What the SQLite file promises beyond the port: it outlives its processes and is shared by them."""
 
+import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from app.errors import StoreUnavailable
+from app.sessions.sqlite import BUSY_S, SQLiteStore
 from tests.conformance.stores.rig import KEEP_S, Clock, numbers, on_sqlite, take_turn
 from tests.conformance.stores.writer import LEASE_S, WAIT_S
 
@@ -40,6 +44,26 @@ async def test_opening_the_file_forgets_what_expired_and_nothing_else(path: Path
         assert await rig.transcript() == [kept]
         assert kept.number == 2
         assert (await take_turn(rig.claims())).number == 3
+
+
+async def test_opening_waits_for_another_that_is_just_opening(path: Path) -> None:
+    """A new file is switched to WAL, for which SQLite itself does not wait."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.executescript("CREATE TABLE other (id); BEGIN IMMEDIATE;")
+        async with SQLiteStore(path) as store:
+            ping = asyncio.create_task(store.ping())
+            _, waiting = await asyncio.wait([ping], timeout=BUSY_S / 10)
+            assert waiting == {ping}
+            other.execute("COMMIT")
+            await ping
+
+
+async def test_opening_gives_up_on_a_file_that_stays_locked(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.executescript("CREATE TABLE other (id); BEGIN IMMEDIATE;")
+        async with SQLiteStore(path) as store:
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
 
 
 @contextmanager
