@@ -47,7 +47,8 @@ class Container:
         connection = http.client.HTTPConnection(self.address, self.port, timeout=30)
         try:
             headers = {"Content-Type": "application/json"}
-            connection.request(method, path, document and json.dumps(document), headers)
+            body = None if document is None else json.dumps(document)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         finally:

@@ -81,7 +81,7 @@ def test_the_image_adds_little_to_its_base(capsys: pytest.CaptureFixture[str]) -
     assert base
     total, added = size_mb(IMAGE), size_mb(IMAGE) - size_mb(base[1])
     with capsys.disabled():
-        print(f"\nimage: {total:.0f} MB, of which {added:.0f} MB are added to {base[1]}")  # noqa: T201
+        print(f"\nimage: {total:.0f} MB, of which {added:.0f} MB are added to {base[1]}")
     assert added <= MAX_ADDED_MB
 
 
@@ -197,7 +197,7 @@ def test_a_stop_lets_the_turns_in_flight_finish(slow: list[str]) -> None:
 
 
 def test_a_stop_drops_no_request_of_clients_that_watch_readiness(slow: list[str]) -> None:
-    def talk_while_ready() -> list[int]:
+    def talk_while_ready(running: Container) -> list[int]:
         turns = []
         while running.request("GET", "/readyz")[0] == 200:
             turns.append(running.request("POST", "/chat", {"message": "hello"})[0])
@@ -205,7 +205,7 @@ def test_a_stop_drops_no_request_of_clients_that_watch_readiness(slow: list[str]
 
     # The delay must outlast a turn, so that every client asks for readiness before the listener closes.
     with service(*slow, "--env", "DRAIN_DELAY_S=3") as running, ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [pool.submit(talk_while_ready) for _ in range(CLIENTS)]
+        clients = [pool.submit(talk_while_ready, running) for _ in range(CLIENTS)]
         wait_until(
             lambda: running.log.count("a turn has begun") >= 2 * CLIENTS,
             limit_s=20,

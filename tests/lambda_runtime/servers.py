@@ -114,7 +114,7 @@ def _moto(host: str) -> Iterator[str]:
         server.stop()
 
 
-def _client(endpoint: str) -> Any:  # noqa: ANN401 boto3 makes its classes at run time
+def _client(endpoint: str) -> Any:
     return boto3.client(
         "dynamodb",
         endpoint_url=endpoint,
