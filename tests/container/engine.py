@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +30,27 @@ def docker(*arguments: str, check: bool = True, limit_s: float = 60) -> subproce
     )
 
 
-def gateway() -> str:
-    """The address by which containers reach this machine, and nobody else does."""
-    return docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A bridge; its gateway is the address by which its containers reach this machine, and nobody else does."""
+
+    name: str
+    gateway: str
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    """Make a network, removed with the block.
+
+    The engine's own bridge will not do: an engine that has just made it does not tell its gateway (seen with 20.10).
+    """
+    name = f"agent-service-test-{uuid.uuid4().hex[:8]}"
+    docker("network", "create", name)
+    try:
+        told = docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", name)
+        yield Network(name, told.stdout.strip())
+    finally:
+        docker("network", "rm", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +98,8 @@ def container(*options: str, arguments: Sequence[str] = ()) -> Iterator[Containe
     """Run the image, removed with the block."""
     name = docker("run", "--detach", *options, IMAGE, *arguments).stdout.strip()
     try:
-        address = docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name).stdout
-        yield Container(name, address.strip(), PORT)
+        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        yield Container(name, docker("inspect", "--format", template, name).stdout.strip(), PORT)
     finally:
         docker("rm", "--force", "--volumes", name)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.engine import IMAGE, ROOT, Container, container, docker, gateway, service
+from tests.container.engine import IMAGE, ROOT, Container, container, docker, network, service
 from tests.lambda_runtime.emulator import Emulator, load_event
 from tests.lambda_runtime.servers import Table, listens, sessions_table, tool, wait_until
 
@@ -219,18 +219,20 @@ def test_a_stop_drops_no_request_of_clients_that_watch_readiness(slow: list[str]
 
 
 @pytest.fixture(scope="module")
-def table() -> Iterator[Table]:
-    with sessions_table(gateway()) as table:
-        yield table
+def stored() -> Iterator[tuple[Table, list[str]]]:
+    """A table on this machine, and options for a container that keeps its sessions there."""
+    with network() as bridge, sessions_table(bridge.gateway) as table:
+        settings = [f"--env={name}={value}" for name, value in table.settings.items()]
+        yield table, [f"--network={bridge.name}", *settings]
 
 
 @pytest.mark.parametrize("handler", [[], ["handler.handler"]], ids=["default", "named"])
-def test_the_same_image_is_a_lambda_function(table: Table, handler: list[str]) -> None:
-    settings = [f"--env={name}={value}" for name, value in table.settings.items()]
+def test_the_same_image_is_a_lambda_function(stored: tuple[Table, list[str]], handler: list[str]) -> None:
+    table, options = stored
     entry = config("Entrypoint")
     assert isinstance(entry, list)
     with container(
-        *settings,
+        *options,
         *("--read-only", "--tmpfs", "/tmp"),  # noqa: S108 as on Lambda
         *("--volume", f"{RIE}:/rie:ro", "--entrypoint", "/rie"),
         arguments=[*entry, *handler],
@@ -242,8 +244,9 @@ def test_the_same_image_is_a_lambda_function(table: Table, handler: list[str]) -
     assert len(table.turns("event-http-api")) == reply.answer["turn"]
 
 
-def test_the_container_server_keeps_its_sessions_in_the_table(table: Table) -> None:
-    with service(*[f"--env={name}={value}" for name, value in table.settings.items()]) as running:
+def test_the_container_server_keeps_its_sessions_in_the_table(stored: tuple[Table, list[str]]) -> None:
+    table, options = stored
+    with service(*options) as running:
         chat = {"message": "hello", "session_id": "in-the-table"}
         assert running.request("POST", "/chat", chat)[0] == 200
     assert len(table.turns("in-the-table")) == 1
