@@ -73,12 +73,11 @@ class Container:
         finally:
             connection.close()
 
-    def listens(self) -> bool:
+    def ready(self) -> bool:
         try:
-            self.request("GET", "/healthz")
+            return self.request("GET", "/readyz")[0] == 200
         except OSError:
             return False
-        return True
 
     def inspect(self, template: str) -> str:
         return docker("inspect", "--format", template, self.name).stdout.strip()
@@ -106,7 +105,7 @@ def container(*options: str, arguments: Sequence[str] = ()) -> Iterator[Containe
 
 @contextmanager
 def service(*options: str) -> Iterator[Container]:
-    """Run the image as a container server that answers."""
+    """Run the image as a container server that takes turns."""
     with container(*options) as running:
-        wait_until(running.listens, limit_s=30, what="the container answers")
+        wait_until(running.ready, limit_s=30, what="the container is ready")
         yield running
