@@ -80,6 +80,11 @@ def test_the_make_targets_that_are_named_exist() -> None:
     assert named <= targets
 
 
+def test_the_event_that_the_readme_invokes_exists() -> None:
+    [event] = re.findall(r"-e (events/\S+)", README)
+    assert (ROOT / event).is_file()
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())

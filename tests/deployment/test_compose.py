@@ -124,9 +124,10 @@ def sam_local_uses_the_same_table(compose: Document) -> None:
 
 @promises.broken_by(("services.table", DELETE))
 def the_services_that_the_documents_name_exist(compose: Document) -> None:
-    named = re.findall(r"docker compose run --rm (\w+)", text("samconfig.toml") + text("compose.yaml"))
-    assert named
-    assert set(named) <= set(compose["services"])
+    documents = [text(name) for name in ("README.md", "samconfig.toml", "compose.yaml")]
+    named = [re.findall(r"docker compose run --rm (\w+)", document) for document in documents]
+    assert all(named)
+    assert {service for names in named for service in names} <= set(compose["services"])
 
 
 @pytest.fixture(scope="module")
