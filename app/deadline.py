@@ -10,11 +10,16 @@ LEASE_MARGIN_S = 5.0
 COMMIT_MARGIN_S = 1.0
 
 
-def turn_deadline(timeout_s: float, remaining_s: float | None = None) -> float:
+def turn_deadline(timeout_s: float, remaining_s: float | None = None, wanted_s: float | None = None) -> float:
     """Return the instant, on the running event loop's clock, by which a turn that starts now must have answered.
 
     timeout_s:   the longest a turn may take (AGENT_TIMEOUT_S)
     remaining_s: seconds until the platform ends this invocation, where it says so
+    wanted_s:    seconds after which the caller waits no more, where it says so
     """
-    limit_s = timeout_s if remaining_s is None else min(timeout_s, remaining_s - PLATFORM_MARGIN_S)
-    return asyncio.get_running_loop().time() + max(limit_s, 0.0)
+    limits_s = [timeout_s]
+    if remaining_s is not None:
+        limits_s.append(remaining_s - PLATFORM_MARGIN_S)
+    if wanted_s is not None:
+        limits_s.append(wanted_s)
+    return asyncio.get_running_loop().time() + max(min(limits_s), 0.0)

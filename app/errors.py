@@ -23,6 +23,13 @@
     ├── StoreUnavailable          the session store did not answer
     ├── DeadlineExceeded          nothing was said before the turn's deadline
     ├── AgentFailed               the agent raised, or broke its contract
+    ├── ModelFailed               the model's API did not give an answer
+    │   ├── ModelRejected         it refused our request
+    │   ├── ModelUnpaid           it refused our key, or its credit or spend limit is used up
+    │   ├── ModelInvalid          it sent something cut off, or not of its protocol
+    │   ├── ModelOverloaded       it is overloaded, or cannot be reached
+    │   └── ModelRateLimited      it takes no more requests from us for a while
+    ├── TurnCancelled             the turn was ended from outside before anything was said
     └── ResponseTooLarge          the answer does not fit where it must go
 
 `problems.py` gives each its HTTP status. Texts here are for logs and people: they name settings, fields and limits,
@@ -143,6 +150,50 @@ class DeadlineExceeded(ServiceError):
 
 class AgentFailed(ServiceError):
     """The agent raised or broke its contract."""
+
+
+class ModelFailed(ServiceError):
+    """The model's API did not give an answer; nothing of the turn is stored.
+
+    `retry_after_s` is what the API asked for, where it asked for something.
+    """
+
+    def __init__(self, text: str = "", retry_after_s: int | None = None) -> None:
+        super().__init__(text)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+class ModelRejected(ModelFailed):
+    """The API refused our request. Sending it again changes nothing."""
+
+
+class ModelUnpaid(ModelFailed):
+    """The API refused our key, or a credit or spend limit is used up. Somebody must act."""
+
+
+class ModelInvalid(ModelFailed):
+    """The answer was cut off, stalled, or is not of the protocol."""
+
+    retry_after_s = 1
+
+
+class ModelOverloaded(ModelFailed):
+    """The API is overloaded, failed by itself, or cannot be reached."""
+
+    retry_after_s = 2
+
+
+class ModelRateLimited(ModelFailed):
+    """The API takes no more requests with our key for a while."""
+
+    retry_after_s = 5
+
+
+class TurnCancelled(ServiceError):
+    """The turn was ended from outside before anything was said; nothing of it is stored."""
+
+    retry_after_s = 1
 
 
 class ResponseTooLarge(ServiceError):

@@ -1,7 +1,8 @@
 """What an agent yields, what a client is shown, and what a turn stores.
 
-Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, `ToolResult`, `State` and `Stop`; a
-running turn shows its client `TurnStarted`, then `Text`, `ToolCall` and `ToolResult` in order, then one `TurnDone`.
+Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, `ToolResult`, `State`, `Usage` and
+`Stop`; a running turn shows its client `TurnStarted`, then `Text`, `ToolCall` and `ToolResult` in order, then one
+`TurnDone`.
 """
 
 from dataclasses import dataclass, field
@@ -38,14 +39,18 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Opaque bytes the agent gets back on the session's next turn. The last one of a turn counts."""
+    """Opaque bytes the agent gets back on the session's next turns. The last one of a turn counts."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a turn consumed: tokens, model calls (steps) and list price in US dollars."""
+    """What a turn consumed: tokens, model calls (steps) and list price in US dollars.
+
+    `input_tokens` holds all tokens of the prompts, `cached_tokens` those of them that a cache had. An agent may yield
+    one now and then, each the total so far, so that a turn that is cut short counts what it has used.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -56,13 +61,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the turn ended. An agent that yields none ended with `end_turn`."""
+    """Why the turn ended. An agent that yields none ended with `end_turn`; `usage` as if yielded before it."""
 
     reason: StopReason = "end_turn"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage | None = None
 
 
-AgentEvent: TypeAlias = "str | ToolCall | ToolResult | State | Stop"
+AgentEvent: TypeAlias = "str | ToolCall | ToolResult | State | Usage | Stop"
 
 
 @dataclass(frozen=True, slots=True)

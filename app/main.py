@@ -6,16 +6,16 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from types import FrameType
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app import agents, config, problems, telemetry
-from app.agents import Agent
-from app.errors import ServiceError
+from app import config, problems, telemetry
+from app.agents import Agent, loader
+from app.errors import ConfigurationError, ServiceError
 from app.lifecycle import Lifecycle
 from app.middleware import Shell
 from app.routes import Limits, Routes
@@ -26,6 +26,7 @@ from app.turns import TurnService
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+DEFAULT_MODEL = "claude-sonnet-5-5"
 DAY_S = 86_400
 WARM_IN_CALL_S = 2.0  # how long one Lambda invocation may wait for a warm-up that did not finish at init
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -57,7 +58,7 @@ def create_app(
         ConfigurationError: the agent cannot be loaded.
     """
     store = store or _store(settings)
-    agent = agent or agents.load(settings.agent)
+    agent = agent or _agent(settings)
     lifecycle = Lifecycle(
         max_turns=settings.max_concurrent_turns,
         drain_delay_s=settings.drain_delay_s,
@@ -66,12 +67,16 @@ def create_app(
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     turns = TurnService(claims, agent, settings.max_steps)
-    limits = Limits(settings.timeout_s, settings.max_message_bytes)
+    limits = Limits(
+        settings.timeout_s,
+        settings.max_message_bytes,
+        stop_on_disconnect=settings.on_disconnect == "stop" and settings.lambda_function is None,
+    )
     production = settings.environment == "production"
     app = FastAPI(
         title="agent-service",
         version=VERSION,
-        lifespan=_lifespan(lifecycle, store, in_background=settings.lambda_function is None),
+        lifespan=_lifespan(lifecycle, store, agent, in_background=settings.lambda_function is None),
         docs_url=None if production else "/docs",
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the caller's Host
@@ -105,8 +110,49 @@ def _store(settings: config.Settings) -> SessionStore:
     return SQLiteStore(settings.sessions_file)
 
 
+def _agent(settings: config.Settings) -> Agent:
+    """Return the agent that the settings name. What it needs is imported here, and so before the first turn."""
+    name = settings.agent_name
+    if name == "claude":
+        return _claude(settings)
+    if name == "pydantic-ai":
+        from app.agents import from_pydantic_ai  # noqa: PLC0415 an extra
+
+        return from_pydantic_ai.built_in(settings.agent_model or "", _instructions(settings), settings.tools)
+    return loader.load(name)
+
+
+def _claude(settings: config.Settings) -> Agent:
+    from app.agents import claude, messages_api, prices, tools  # noqa: PLC0415 what the cold start of echo need not pay
+
+    model = settings.agent_model or DEFAULT_MODEL
+    price = prices.Price.usual(*settings.prices) if settings.prices else prices.price_of(model)
+    if settings.max_cost_usd is not None and price is None:
+        raise ConfigurationError(
+            ["AGENT_PRICES is required with AGENT_MAX_COST_USD: no list price of AGENT_MODEL is known"]
+        )
+    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    return claude.Claude(
+        messages_api.MessagesAPI(str(settings.base_url), key),
+        model,
+        instructions=_instructions(settings),
+        toolbox=tools.load(settings.tools),
+        limits=claude.Limits(settings.max_output_tokens, settings.max_tokens, settings.max_cost_usd),
+        price=price,
+    )
+
+
+def _instructions(settings: config.Settings) -> str | None:
+    if settings.instructions_file is None:
+        return settings.instructions
+    try:
+        return settings.instructions_file.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(["AGENT_INSTRUCTIONS_FILE must be a readable text file in UTF-8"]) from None
+
+
 def _lifespan(
-    lifecycle: Lifecycle, store: SessionStore, *, in_background: bool
+    lifecycle: Lifecycle, store: SessionStore, agent: Agent, *, in_background: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the app's lifespan: open the store, warm up, serve, let the turns finish, close.
 
@@ -116,7 +162,7 @@ def _lifespan(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with store:
+        async with store, _open(agent):
             lifecycle.begin(store.ping)
             warming = asyncio.create_task(lifecycle.warm_up()) if in_background else None
             with _drain_on_signal(lifecycle):
@@ -127,6 +173,11 @@ def _lifespan(
         lifecycle.stopped()
 
     return lifespan
+
+
+def _open(agent: object) -> AbstractAsyncContextManager[object]:
+    """Return what to enter for the agent: itself, where it holds something open."""
+    return agent if isinstance(agent, AbstractAsyncContextManager) else nullcontext()
 
 
 @contextmanager

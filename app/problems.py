@@ -132,6 +132,30 @@ KINDS: dict[type[Exception], Kind] = {
     errors.AgentFailed: Kind(
         "agent-failed", 502, "Agent failed", "The agent did not finish the turn; nothing is stored."
     ),
+    errors.ModelRejected: Kind(
+        "upstream-rejected", 502, "Rejected by the model", "The model's API refused the request; nothing is stored."
+    ),
+    errors.ModelUnpaid: Kind(
+        "upstream-auth", 502, "Refused by the model", "The model's API refuses this service; nothing is stored."
+    ),
+    errors.ModelInvalid: Kind(
+        "upstream-invalid",
+        502,
+        "Invalid answer of the model",
+        "The model's answer was cut off or cannot be understood; nothing is stored.",
+    ),
+    errors.ModelOverloaded: Kind(
+        "model-overloaded", 503, "Model overloaded", "The model's API cannot answer now; nothing is stored."
+    ),
+    errors.ModelRateLimited: Kind(
+        "model-rate-limited",
+        503,
+        "Model rate limited",
+        "The model's API takes no more requests from this service for now; nothing is stored.",
+    ),
+    errors.TurnCancelled: Kind(
+        "cancelled", 409, "Cancelled", "The turn was cancelled before anything was said; nothing is stored."
+    ),
     errors.WarmingUp: Kind("warming-up", 503, "Warming up", "This process is not ready yet."),
     errors.Overloaded: Kind("overloaded", 503, "Overloaded", "This process runs as many turns as it may."),
     errors.ShuttingDown: Kind(

@@ -1,7 +1,9 @@
 """HTTP in and out: parse, call, choose the rendering. Nothing is decided here that the inside could decide."""
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,12 +17,12 @@ from app.errors import ContentTooLarge, MalformedJSON, SessionNotFound, Unsuppor
 from app.events import TurnEvent, TurnStarted
 from app.lifecycle import Lifecycle
 from app.problems import Problem
+from app.running import RunningTurn
 from app.sessions import SessionKey, SessionStore
 from app.sessions.codec import unpack
 from app.turns import TurnRequest, TurnService
 
 PRINCIPAL = "anonymous"  # one owner of every session, as long as the service authenticates nobody
-HEARTBEAT_S = 15.0  # proxies and load balancers cut a silent stream after 60 s or less
 ESCAPED_BYTES = 6  # JSON may spend \u0000 on one byte of a message
 BODY_SLACK_BYTES = 4096  # of a body, for everything that is not the message
 STREAM_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
@@ -31,10 +33,18 @@ SessionId = Annotated[str, Path(pattern=wire.SESSION_ID)]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """timeout_s: the longest a turn may take. max_message_bytes: of UTF-8."""
+    """What a request may be and take.
+
+    timeout_s:          the longest a turn may take
+    max_message_bytes:  of UTF-8
+    stop_on_disconnect: cancel the turn of a caller that hangs up, instead of finishing it
+    heartbeat_s:        silence on a stream after which a comment is sent; proxies cut it after 60 s or less
+    """
 
     timeout_s: float
     max_message_bytes: int
+    stop_on_disconnect: bool = False
+    heartbeat_s: float = 15.0
 
     @property
     def max_body_bytes(self) -> int:
@@ -122,15 +132,18 @@ class Routes:
         await self._lifecycle.check_turn()
         turn = self._turns.start(turn_request)
         self._lifecycle.track(turn)
-        batches = turn.batches(HEARTBEAT_S)
-        first = await _first(batches)
+        watch = self._limits.stop_on_disconnect
+        batches = turn.batches(self._limits.heartbeat_s)
+        with _cancelled_without_caller(turn, request, watch=watch):
+            first = await _first(batches)
+            if not stream:
+                done = await wire.fold(_chain(first, batches))
         if stream:
             return StreamingResponse(
-                wire.sse(_chain(first, batches)),
+                wire.sse(_cancelling(turn, _chain(first, batches)) if watch else _chain(first, batches)),
                 media_type="text/event-stream",
                 headers=STREAM_HEADERS | _turn_headers(first, turn_request),
             )
-        done = await wire.fold(_chain(first, batches))
         return Response(
             wire.chat_body(done),
             media_type="application/json",
@@ -171,7 +184,11 @@ class Routes:
             message=chat.message,
             idempotency_key=idempotency_key,
             wait_s=wire.parse_wait(request.headers.getlist("prefer")),
-            deadline=turn_deadline(self._limits.timeout_s, _remaining_s(request)),
+            deadline=turn_deadline(
+                self._limits.timeout_s,
+                _remaining_s(request),
+                wire.parse_timeout(request.headers.getlist("x-request-timeout")),
+            ),
         )
 
 
@@ -197,6 +214,34 @@ async def _chain(
     yield first
     async for batch in rest:
         yield batch
+
+
+@contextmanager
+def _cancelled_without_caller(turn: RunningTurn, request: Request, *, watch: bool) -> Iterator[None]:
+    """Cancel the turn if the caller hangs up within the block; the server tells so in the place of more body."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        turn.cancel()
+
+    watching = asyncio.create_task(gone()) if watch else None
+    try:
+        yield
+    finally:
+        if watching:
+            watching.cancel()
+
+
+async def _cancelling(
+    turn: RunningTurn, batches: AsyncIterator[Sequence[TurnEvent]]
+) -> AsyncIterator[Sequence[TurnEvent]]:
+    """Pass the batches on; cancel the turn when the server stops reading before their end."""
+    try:
+        async for batch in batches:
+            yield batch
+    finally:
+        turn.cancel()  # which a turn that has ended does not notice
 
 
 async def _read(request: Request, limit_bytes: int) -> bytes:

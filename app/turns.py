@@ -6,36 +6,22 @@ leaves the session held.
 
 import asyncio
 import hashlib
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn
 from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S
-from app.errors import AgentFailed, DeadlineExceeded, ResponseTooLarge, ServiceError, ShuttingDown
-from app.events import (
-    AgentEvent,
-    State,
-    Stop,
-    Text,
-    ToolCall,
-    ToolResult,
-    Turn,
-    TurnDone,
-    TurnEvent,
-    TurnStarted,
-)
+from app.errors import AgentFailed, ServiceError
+from app.events import Text, Turn, TurnDone, TurnStarted
+from app.running import RunningTurn
 from app.sessions import SessionKey
 from app.sessions.claims import Claim, Claims
+from app.work import Work
 
 log = logging.getLogger(__name__)
 
-MAX_ANSWER_CHARS = (
-    1_000_000  # more fits into no item even when compressed; the buffer of a slow reader is bounded by it
-)
 YIELD_EVERY = 64  # events after which an agent that never waits lets other turns run
 
 
@@ -52,141 +38,6 @@ class TurnRequest:
     idempotency_key: str | None
     wait_s: float
     deadline: float
-
-
-class RunningTurn:
-    """A turn in progress and the events its reader has not taken yet.
-
-    The events are kept until they are read: all of them together are no larger than the turn, which is in memory anyway
-    until it is stored.
-    """
-
-    def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
-        self._events: list[TurnEvent] = []
-        self._wake = asyncio.Event()
-        self._stopped_by: ServiceError | None = None
-        self._settling = False
-        self._task = asyncio.create_task(self._guard(work))
-        self._task.add_done_callback(self._on_done)
-
-    def emit(self, event: TurnEvent) -> None:
-        """Hand an event to the reader."""
-        self._events.append(event)
-        self._wake.set()
-
-    def settle(self) -> None:
-        """From here on the turn is being stored, and `stop` comes too late."""
-        self._settling = True
-
-    def stop(self, error: ServiceError) -> None:
-        """End the turn with `error` instead of an answer; what is being stored already is let through."""
-        if not self._settling:
-            self._stopped_by = error
-            self._task.cancel()
-
-    async def settled(self) -> None:
-        """Return when the turn is stored or given back. Never raises for it."""
-        await asyncio.wait([self._task])
-
-    def add_done_callback(self, callback: Callable[["RunningTurn"], None]) -> None:
-        """Call `callback` with this turn once it has settled."""
-        self._task.add_done_callback(lambda _: callback(self))
-
-    async def batches(self, heartbeat_s: float) -> AsyncIterator[Sequence[TurnEvent]]:
-        """Yield the events in order, those that are ready together in one batch.
-
-        An empty batch says that `heartbeat_s` seconds passed without an event. Raises the `ServiceError` that ended the
-        turn, after the events before it.
-        """
-        while True:
-            if self._events:
-                batch, self._events = self._events, []
-                yield batch
-            elif self._task.done():
-                self._raise_failure()
-                return
-            elif not await self._something_new(heartbeat_s):
-                yield ()
-
-    async def _something_new(self, limit_s: float) -> bool:
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._wake.wait()
-        except TimeoutError:
-            return False
-
-    async def _guard(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
-        try:
-            await work(self)
-        except asyncio.CancelledError:
-            if self._stopped_by is None:
-                raise
-            raise self._stopped_by from None
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # read here, because the reader may have left
-        self._wake.set()
-
-    def _raise_failure(self) -> None:
-        if self._task.cancelled():
-            raise ShuttingDown
-        if failure := self._task.exception():
-            raise failure
-
-
-@dataclass(slots=True)
-class _Work:
-    """What an agent has done in a turn so far."""
-
-    answer: list[str] = field(default_factory=list)
-    tools: list[ToolCall | ToolResult] = field(default_factory=list)
-    state: bytes = b""
-    stop: Stop = field(default_factory=Stop)
-    chars: int = 0
-
-    def take(self, event: AgentEvent) -> Text | ToolCall | ToolResult | None:
-        """Add an event of the agent and return what its reader is shown of it."""
-        match event:
-            case str():
-                return self._take_text(event)
-            case ToolCall() | ToolResult():
-                return self._take_tool(event)
-            case State():
-                self.state = event.data
-            case Stop():
-                self.stop = event
-            case _:
-                raise AgentFailed(f"the agent yielded a {type(event).__name__}")
-        return None
-
-    def _take_text(self, text: str) -> Text:
-        if not text.isascii():
-            text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8
-        self.chars += len(text)
-        if self.chars > MAX_ANSWER_CHARS:
-            raise ResponseTooLarge("the agent's answer passed its limit")
-        self.answer.append(text)
-        return Text(text)
-
-    def _take_tool(self, event: ToolCall | ToolResult) -> ToolCall | ToolResult:
-        try:
-            fields = [getattr(event, name) for name in event.__slots__]
-            json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise AgentFailed(f"the agent yielded a {type(event).__name__} that is not JSON") from exc
-        self.tools.append(event)
-        return event
-
-    def cut(self) -> None:
-        """The deadline passed: what was said stands, and no tool call stays without its result."""
-        if not self.answer and not self.tools:
-            raise DeadlineExceeded
-        answered = {tool.id for tool in self.tools if isinstance(tool, ToolResult)}
-        calls = [tool for tool in self.tools if isinstance(tool, ToolCall)]
-        self.tools += [ToolResult(call.id, None, ok=False) for call in calls if call.id not in answered]
-        self.stop = Stop("deadline", self.stop.usage)
 
 
 class TurnService:
@@ -246,26 +97,20 @@ class TurnService:
         return turn
 
     async def _answer(self, request: TurnRequest, claim: Claim, running: RunningTurn) -> Turn:
-        """Run the agent to its end or to the deadline and return the turn it made."""
-        work = _Work()
+        """Run the agent to its end, to the deadline or until it is cancelled, and return the turn it made."""
+        work = Work()
         try:
-            async with asyncio.timeout_at(request.deadline) as limit:
+            async with running.limit(request.deadline) as limit:
                 await self._follow(self._open(request, claim), work, running)
         except TimeoutError as exc:
             if not limit.expired():
                 raise AgentFailed("the agent raised TimeoutError") from exc
-            work.cut()
-        return Turn(
-            number=claim.item.turn,
-            message=request.message,
-            answer="".join(work.answer),
-            tools=tuple(work.tools),
-            state=work.state,
-            stop_reason=work.stop.reason,
-            usage=work.stop.usage,
-        )
+            work.cut("cancelled" if running.cancelled else "deadline")
+        if work.reason == "deadline":  # an agent that knows its deadline may end by itself in time
+            work.cut("deadline")
+        return work.finish(claim.item.turn, request.message)
 
-    async def _follow(self, turn: OpenTurn, work: _Work, running: RunningTurn) -> None:
+    async def _follow(self, turn: OpenTurn, work: Work, running: RunningTurn) -> None:
         count = 0
         try:
             async with aclosing(self._agent(turn)) as events:  # type: ignore[type-var]  # `load` saw an async generator
@@ -284,7 +129,8 @@ class TurnService:
         return OpenTurn(
             message=request.message,
             history=claim.history,
-            state=claim.history[-1].state if claim.history else b"",
+            state=next((turn.state for turn in reversed(claim.history) if turn.state), b""),
+            number=claim.item.turn,
             session_id=request.key.session_id,
             principal=request.key.principal,
             max_steps=self._max_steps,

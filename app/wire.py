@@ -30,6 +30,7 @@ DEFAULT_PAGE, MAX_PAGE = 20, 100
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # all but tab, line feed and carriage return
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])", re.IGNORECASE)
 
 
@@ -122,6 +123,13 @@ def parse_wait(values: Iterable[str]) -> int:
         if found := _WAIT.search(value):
             return min(int(found[1]), MAX_WAIT_S)
     return 0
+
+
+def parse_timeout(values: Sequence[str]) -> float | None:
+    """Return the seconds of `X-Request-Timeout`; None without it, or where it is no number above 0."""
+    if not values or not _SECONDS.fullmatch(values[0]):
+        return None
+    return float(values[0]) or None
 
 
 def wants_stream(accept: str | None) -> bool:

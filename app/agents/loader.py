@@ -1,0 +1,39 @@
+"""Finding the agent that AGENT names: a built-in one, an async generator, or an object of a known framework."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import cast
+
+from app.agents import Agent
+from app.errors import ConfigurationError
+
+BUILT_IN = {"echo": "app.agents.echo:echo"}
+# By the package that an object's class comes from: the module whose `adapt` makes an agent of it.
+ADAPTERS = {
+    "pydantic_ai": "app.agents.from_pydantic_ai",
+    "langgraph": "app.agents.from_langgraph",
+    "strands": "app.agents.from_strands",
+}
+
+
+def load(name: str) -> Agent:
+    """Import and return the agent called `name`: one that is built in, or `module:object`.
+
+    Raises:
+        ConfigurationError: there is no such module or object, its import raises, or it is nothing that can be served.
+    """
+    target = BUILT_IN.get(name, name)
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from exc
+    except Exception as exc:  # the module is the user's and may raise anything
+        raise ConfigurationError([f"AGENT cannot be imported: {type(exc).__name__}"]) from exc
+    if adapter := ADAPTERS.get(type(found).__module__.partition(".")[0]):
+        return cast("Agent", importlib.import_module(adapter).adapt(found))
+    if not inspect.isasyncgenfunction(found) and not inspect.isasyncgenfunction(
+        getattr(found, "__call__", None)  # noqa: B004 the function itself is asked for, not whether there is one
+    ):
+        raise ConfigurationError(["AGENT must be an async generator function (async def with yield)"])
+    return cast("Agent", found)

@@ -1,0 +1,107 @@
+"""One message of the model, put together from the events of its stream."""
+
+import json
+from typing import Any, NoReturn
+
+from app.agents.conversation import THOUGHTS, Block
+from app.agents.messages_api import Event
+from app.errors import ModelInvalid
+
+CALLING = "tool_use"
+
+
+class Reply:
+    """What has arrived of a message so far.
+
+    `stop_reason` is None until the end is announced. Blocks stay as they came, whatever their type, with their deltas
+    added: texts to texts, lists to lists, anything else in place of what was there.
+    """
+
+    def __init__(self) -> None:
+        self._begin({})
+
+    def _begin(self, usage: dict[str, Any]) -> None:
+        self._blocks: list[Block] = []
+        self._input: dict[int, str] = {}  # by block: the JSON of its `input`, which comes in pieces
+        self._usage = {name: count for name, count in usage.items() if isinstance(count, int)}
+        self.stop_reason: str | None = None
+        self.unreadable: set[str] = set()
+
+    def take(self, event: Event) -> str:
+        """Add an event and return the words in it that are meant for the user.
+
+        Raises:
+            ModelInvalid: it does not fit what came before it.
+        """
+        try:
+            return self._take(event)
+        except (KeyError, IndexError, TypeError, AttributeError) as exc:
+            raise ModelInvalid("an event of the model's answer does not fit") from exc
+
+    def _take(self, event: Event) -> str:
+        match event["type"]:
+            case "message_start":
+                self._begin(event["message"]["usage"])
+            case "content_block_start":
+                self._blocks.append(dict(event["content_block"]))
+                return self._words(self._blocks[-1].get("text", ""))
+            case "content_block_delta":
+                return self._add(event["index"], event["delta"])
+            case "content_block_stop" if event["index"] in self._input:
+                self._read_input(self._blocks[event["index"]], self._input.pop(event["index"]))
+            case "message_delta":
+                self.stop_reason = event["delta"].get("stop_reason") or self.stop_reason
+                self._usage |= {name: count for name, count in event["usage"].items() if isinstance(count, int)}
+            case "message_stop" if self.stop_reason is None:
+                raise ModelInvalid("the model's answer ended without a reason")
+        return ""
+
+    def _add(self, index: int, delta: dict[str, Any]) -> str:
+        block = self._blocks[index]
+        if delta["type"] == "input_json_delta":
+            self._input[index] = self._input.get(index, "") + delta["partial_json"]
+            return ""
+        if delta["type"] == "citations_delta":
+            block["citations"] = [*(block.get("citations") or []), delta["citation"]]
+            return ""
+        if delta["type"] == "text_delta":
+            words = self._words(delta["text"])
+            block["text"] += words
+            return words
+        for name, value in delta.items():
+            if name != "type":
+                block[name] = block[name] + value if isinstance(block.get(name), str | list) else value
+        return ""
+
+    @staticmethod
+    def _words(text: str) -> str:
+        """Return the text without halves of surrogate pairs, which no UTF-8 can carry on."""
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+    def _read_input(self, block: Block, pieces: str) -> None:
+        try:
+            block["input"] = json.loads(pieces or "{}", parse_constant=_refuse)
+            json.dumps(block["input"], ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            block["input"] = {}
+            self.unreadable.add(block["id"])
+
+    def count(self, name: str) -> int:
+        """Return a figure of the API's usage report so far, such as `input_tokens`."""
+        return self._usage.get(name) or 0
+
+    @property
+    def calls(self) -> list[Block]:
+        """The tool calls that await a result of ours."""
+        return [block for block in self._blocks if block.get("type") == CALLING and self.stop_reason == CALLING]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that may stand in the conversation: of a message that was cut, no thought and no tool call."""
+        if self.stop_reason in (CALLING, "end_turn", "stop_sequence", "pause_turn"):
+            return self._blocks
+        return [block for block in self._blocks if block.get("type") not in THOUGHTS | {CALLING}]
+
+
+def _refuse(_: str) -> NoReturn:
+    raise ValueError

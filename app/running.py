@@ -1,0 +1,113 @@
+"""A turn in progress, as those see it who wait for it: its events in order, and the ways to end it early."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
+
+from app.errors import ServiceError, ShuttingDown, TurnCancelled
+from app.events import Text, TurnEvent
+
+BACKLOG = 64  # events that wait for their reader singly; behind them texts are joined, so that none costs an object
+JOINED_CHARS = 4096  # of texts joined
+
+
+class RunningTurn:
+    """A turn in progress and the events its reader has not taken yet.
+
+    The events are kept until they are read: all of them together are no larger than the turn, which is in memory anyway
+    until it is stored. `cancelled` tells that `cancel` ended the agent.
+    """
+
+    def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
+        self.cancelled = False
+        self._events: list[TurnEvent] = []
+        self._wake = asyncio.Event()
+        self._stopped_by: ServiceError | None = None
+        self._settling = False
+        self._limit: asyncio.Timeout | None = None  # of the agent, once it runs
+        self._task = asyncio.create_task(self._guard(work))
+        self._task.add_done_callback(self._on_done)
+
+    def emit(self, event: TurnEvent) -> None:
+        """Hand an event to the reader."""
+        last = self._events[-1] if len(self._events) >= BACKLOG else None
+        if isinstance(event, Text) and isinstance(last, Text) and len(last.text) < JOINED_CHARS:
+            self._events[-1] = Text(last.text + event.text)
+        else:
+            self._events.append(event)
+        self._wake.set()
+
+    def limit(self, deadline: float) -> asyncio.Timeout:
+        """Return the time limit of the agent, which `cancel` draws closer."""
+        self._limit = asyncio.timeout_at(deadline)
+        return self._limit
+
+    def settle(self) -> None:
+        """From here on the turn is being stored, and `stop` comes too late."""
+        self._settling = True
+
+    def stop(self, error: ServiceError) -> None:
+        """End the turn with `error` instead of an answer; what is being stored already is let through."""
+        if not self._settling:
+            self._stopped_by = error
+            self._task.cancel()
+
+    def cancel(self) -> None:
+        """End the turn now, with what was said; what is being stored already is let through."""
+        if self._limit is None:
+            self.stop(TurnCancelled())
+        elif not self._settling:
+            self.cancelled = True
+            with suppress(RuntimeError):  # the deadline has passed in this very moment
+                self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def settled(self) -> None:
+        """Return when the turn is stored or given back. Never raises for it."""
+        await asyncio.wait([self._task])
+
+    def add_done_callback(self, callback: Callable[["RunningTurn"], None]) -> None:
+        """Call `callback` with this turn once it has settled."""
+        self._task.add_done_callback(lambda _: callback(self))
+
+    async def batches(self, heartbeat_s: float) -> AsyncIterator[Sequence[TurnEvent]]:
+        """Yield the events in order, those that are ready together in one batch.
+
+        An empty batch says that `heartbeat_s` seconds passed without an event. Raises the `ServiceError` that ended the
+        turn, after the events before it.
+        """
+        while True:
+            if self._events:
+                batch, self._events = self._events, []
+                yield batch
+            elif self._task.done():
+                self._raise_failure()
+                return
+            elif not await self._something_new(heartbeat_s):
+                yield ()
+
+    async def _something_new(self, limit_s: float) -> bool:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._wake.wait()
+        except TimeoutError:
+            return False
+
+    async def _guard(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
+        try:
+            await work(self)
+        except asyncio.CancelledError:
+            if self._stopped_by is None:
+                raise
+            raise self._stopped_by from None
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # read here, because the reader may have left
+        self._wake.set()
+
+    def _raise_failure(self) -> None:
+        if self._task.cancelled():
+            raise ShuttingDown
+        if failure := self._task.exception():
+            raise failure

@@ -1,0 +1,286 @@
+"""Every setting: its variable, its default, what it must be and what it is for. `config.py` reads them."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_FILE = ".env"
+MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
+STOP_S = 3.0  # of the grace: stopping what still runs and closing
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _strip(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _split(value: object) -> object:
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any) -> Any:  # noqa: ANN401 as Field
+    """Return a field read from the variable `name`. `must_be` completes the sentence "`name` must be …"."""
+    return Field(
+        default,
+        validation_alias=name,
+        description=purpose,
+        json_schema_extra={"must_be": must_be},
+        **rules,
+    )
+
+
+class Settings(BaseSettings):
+    """The effective settings of this process."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        case_sensitive=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    environment: Annotated[Literal["development", "staging", "production"], BeforeValidator(_lower)] = setting(
+        "ENVIRONMENT",
+        "development",
+        "development, staging or production",
+        "where this runs; production refuses what only suits a laptop",
+    )
+    max_steps: int = setting(
+        "AGENT_MAX_STEPS",
+        6,
+        "a whole number from 1 to 50",
+        "model calls a turn may make",
+        ge=1,
+        le=50,
+    )
+    api_key: Annotated[SecretStr | None, BeforeValidator(_strip)] = setting(
+        "ANTHROPIC_API_KEY",
+        None,
+        "a text without line breaks",
+        "key of the Messages API",
+        min_length=1,
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = setting(
+        "LOG_LEVEL",
+        "INFO",
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+        "least level that is logged, in any case",
+    )
+    host: str = setting("HOST", "127.0.0.1", "an address", "address that `python -m app` listens on", min_length=1)
+    port: int = setting(
+        "PORT",
+        8000,
+        "a whole number from 1 to 65535",
+        "port that `python -m app` listens on",
+        ge=1,
+        le=65535,
+    )
+    agent: str | None = setting(
+        "AGENT",
+        None,
+        "echo, claude, pydantic-ai or module:object",
+        "the agent: a built-in one, or your own; by default claude where there is a key, else echo",
+        pattern=r"^(echo|claude|pydantic-ai)$|^[\w.]+:[\w.]+$",
+    )
+    agent_model: str | None = setting(
+        "AGENT_MODEL",
+        None,
+        "a text",
+        "model that the agent calls; for claude claude-sonnet-5-5 by default, for pydantic-ai provider:model",
+        min_length=1,
+    )
+    instructions: str | None = setting("AGENT_INSTRUCTIONS", None, "a text", "system prompt of the model", min_length=1)
+    instructions_file: Path | None = setting(
+        "AGENT_INSTRUCTIONS_FILE", None, "a path", "file that holds the system prompt instead"
+    )
+    tools: str | None = setting(
+        "AGENT_TOOLS",
+        None,
+        "module:object",
+        "list of functions that the model may call",
+        pattern=r"^[\w.]+:[\w.]+$",
+    )
+    max_output_tokens: int = setting(
+        "AGENT_MAX_OUTPUT_TOKENS",
+        16_384,
+        "a whole number from 1 to 128000",
+        "tokens that one model call may write, thoughts included",
+        ge=1,
+        le=128_000,
+    )
+    max_tokens: int | None = setting(
+        "AGENT_MAX_TOKENS",
+        None,
+        "a whole number from 1",
+        "tokens, read and written, after which a turn takes no further step",
+        ge=1,
+    )
+    max_cost_usd: float | None = setting(
+        "AGENT_MAX_COST_USD",
+        None,
+        "a number above 0",
+        "dollars after which a turn takes no further step",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    prices: Annotated[tuple[float, float] | None, NoDecode, BeforeValidator(_split)] = setting(
+        "AGENT_PRICES",
+        None,
+        "two numbers such as 2,10",
+        "dollars per million tokens read and written, for a model whose list price is not known",
+    )
+    base_url: AnyHttpUrl = setting(
+        "ANTHROPIC_BASE_URL",
+        AnyHttpUrl("https://api.anthropic.com"),
+        "an http or https URL",
+        "address of the Messages API",
+        repr=False,  # it may hold a password
+    )
+    on_disconnect: Annotated[Literal["finish", "stop"], BeforeValidator(_lower)] = setting(
+        "ON_DISCONNECT",
+        "finish",
+        "finish or stop",
+        "what becomes of a turn whose caller hangs up",
+    )
+    timeout_s: float = setting(
+        "AGENT_TIMEOUT_S",
+        60.0,
+        "a number from 1 to 3600",
+        "seconds a turn may take; less where Lambda leaves less",
+        ge=1,
+        le=3600,
+    )
+    sessions_table: str | None = setting(
+        "SESSIONS_TABLE",
+        None,
+        "a table name or ARN",
+        "DynamoDB table of the sessions; without it they are kept in SESSIONS_FILE",
+        pattern=r"^[A-Za-z0-9_.:/-]{3,1024}$",
+    )
+    sessions_file: Path = setting(
+        "SESSIONS_FILE",
+        Path("sessions.db"),
+        "a path",
+        "SQLite file of the sessions, where there is no table",
+    )
+    sessions_window: int = setting(
+        "SESSIONS_WINDOW",
+        20,
+        "a whole number from 1 to 200",
+        "newest turns that an agent sees, and that an idempotency key reaches",
+        ge=1,
+        le=200,
+    )
+    sessions_keep_days: int = setting(
+        "SESSIONS_KEEP_DAYS",
+        30,
+        "a whole number from 1 to 3650",
+        "days until a turn expires",
+        ge=1,
+        le=3650,
+    )
+    max_message_bytes: int = setting(
+        "MAX_MESSAGE_BYTES",
+        32_768,
+        "a whole number from 1 to 131072",
+        "longest message, in bytes of UTF-8",
+        ge=1,
+        le=131_072,
+    )
+    max_concurrent_turns: int = setting(
+        "MAX_CONCURRENT_TURNS",
+        100,
+        "a whole number from 1 to 10000",
+        "turns that run at once in a process",
+        ge=1,
+        le=10_000,
+    )
+    drain_delay_s: float = setting(
+        "DRAIN_DELAY_S",
+        0.0,
+        "a number from 0 to 3600",
+        "seconds a stopping process goes on serving",
+        ge=0,
+        le=3600,
+    )
+    shutdown_grace_s: float = setting(
+        "SHUTDOWN_GRACE_S",
+        8.0,
+        "a number from 3 to 3600",
+        "seconds from SIGTERM to the exit, at most",
+        ge=3,
+        le=3600,
+    )
+    aws_region: str | None = setting(
+        "AWS_REGION", None, "a region name", "region of the table", pattern=r"^[a-z0-9-]+$"
+    )
+    aws_endpoint_url_dynamodb: AnyHttpUrl | None = setting(
+        "AWS_ENDPOINT_URL_DYNAMODB",
+        None,
+        "an http or https URL",
+        "address of a local DynamoDB-compatible server",
+        repr=False,  # it may hold a password
+    )
+    lambda_function: str | None = setting(
+        "AWS_LAMBDA_FUNCTION_NAME",
+        None,
+        "a text",
+        "set by Lambda, which has no file to keep sessions in",
+    )
+
+    @property
+    def agent_name(self) -> str:
+        """The agent that serves: the one named, else the one that the model or the key suggests."""
+        if self.agent:
+            return self.agent
+        if self.agent_model and ":" in self.agent_model:
+            return "pydantic-ai"
+        return "claude" if self.api_key else "echo"
+
+    def validate(self) -> list[str]:  # type: ignore[override]  # pydantic's own is a deprecated class method
+        """Return what is wrong with the settings as a whole, one text each; empty when the process may start."""
+        place = "production" if self.environment == "production" else "on Lambda" if self.lambda_function else None
+        problems = self._validate_agent()
+        if place and not self.sessions_table:
+            where = "in production" if place == "production" else place
+            problems.append(f"SESSIONS_TABLE is required {where}; a file there forgets or divides the sessions")
+        if self.sessions_table and not self.aws_region:
+            problems.append("AWS_REGION is required with SESSIONS_TABLE")
+        if self.drain_delay_s + STOP_S > self.shutdown_grace_s:
+            problems.append(f"SHUTDOWN_GRACE_S must be at least DRAIN_DELAY_S and {STOP_S:.0f} seconds")
+        return problems
+
+    def _validate_agent(self) -> list[str]:
+        problems = []
+        if self.api_key is None and self.environment == "production" and self.agent_name in ("claude", "echo"):
+            problems.append("ANTHROPIC_API_KEY is required in production")
+        elif self.api_key is None and self.agent_name == "claude":
+            problems.append("ANTHROPIC_API_KEY is required with AGENT=claude")
+        if self.agent_model is None and self.agent_name == "pydantic-ai":
+            problems.append("AGENT_MODEL is required with AGENT=pydantic-ai; name provider:model")
+        if self.instructions and self.instructions_file:
+            problems.append("AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other")
+        return problems
+
+    def redacted(self) -> dict[str, object]:
+        """Return the settings for people to read: of a secret, and of what may hold one, only whether it is set."""
+        shown: dict[str, object] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in MAY_HOLD_SECRETS:
+                shown[f"{name}_set"] = value != field.default
+            else:
+                shown[name] = str(value) if isinstance(value, Path) else value
+        return shown | {"agent": self.agent_name}

@@ -1,0 +1,91 @@
+"""What an agent has done in a turn so far, checked as it is yielded."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.errors import AgentFailed, DeadlineExceeded, ResponseTooLarge, TurnCancelled
+from app.events import AgentEvent, State, Stop, StopReason, Text, ToolCall, ToolResult, Turn, Usage
+
+# More fits into no item even when compressed; it also bounds what waits in memory for a slow reader.
+MAX_CHARS = 1_000_000
+
+
+@dataclass(slots=True)
+class Work:
+    """What an agent has done in a turn so far."""
+
+    answer: list[str] = field(default_factory=list)
+    tools: list[ToolCall | ToolResult] = field(default_factory=list)
+    state: bytes = b""
+    reason: StopReason = "end_turn"
+    usage: Usage = field(default_factory=Usage)
+    chars: int = 0
+
+    def take(self, event: AgentEvent) -> Text | ToolCall | ToolResult | None:
+        """Add an event of the agent and return what its reader is shown of it."""
+        match event:
+            case str():
+                return self._take_text(event)
+            case ToolCall() | ToolResult():
+                return self._take_tool(event)
+            case State():
+                self.state = event.data
+            case Usage():
+                self.usage = event
+            case Stop():
+                self.reason = event.reason
+                self.usage = event.usage or self.usage
+            case _:
+                raise AgentFailed(f"the agent yielded a {type(event).__name__}")
+        return None
+
+    def _take_text(self, text: str) -> Text | None:
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8
+        if not text:
+            return None
+        self._count(text)
+        self.answer.append(text)
+        return Text(text)
+
+    def _take_tool(self, event: ToolCall | ToolResult) -> ToolCall | ToolResult:
+        try:
+            fields = [getattr(event, name) for name in event.__slots__]
+            document = json.dumps(fields, allow_nan=False, ensure_ascii=False)
+            document.encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise AgentFailed(f"the agent yielded a {type(event).__name__} that is not JSON") from exc
+        self._count(document)
+        self.tools.append(event)
+        return event
+
+    def _count(self, text: str) -> None:
+        self.chars += len(text)
+        if self.chars > MAX_CHARS:
+            raise ResponseTooLarge("what the agent said and did passed its limit")
+
+    def cut(self, reason: Literal["deadline", "cancelled"]) -> None:
+        """End the turn with what was said and done until now.
+
+        Raises:
+            DeadlineExceeded, TurnCancelled: that is nothing.
+        """
+        if not self.answer and not self.tools:
+            raise DeadlineExceeded if reason == "deadline" else TurnCancelled
+        self.reason = reason
+
+    def finish(self, number: int, message: str) -> Turn:
+        """Return the turn. No tool call stays without its result, however the agent came to its end."""
+        answered = {tool.id for tool in self.tools if isinstance(tool, ToolResult)}
+        calls = [tool for tool in self.tools if isinstance(tool, ToolCall)]
+        unanswered = [ToolResult(call.id, None, ok=False) for call in calls if call.id not in answered]
+        return Turn(
+            number=number,
+            message=message,
+            answer="".join(self.answer),
+            tools=(*self.tools, *unanswered),
+            state=self.state,
+            stop_reason=self.reason,
+            usage=self.usage,
+        )
