@@ -26,6 +26,7 @@ from app.turns import TurnService
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+HEARTBEAT_S = 15.0  # proxies and load balancers cut a silent stream after 60 s or less
 DEFAULT_MODEL = "claude-sonnet-5-5"
 DAY_S = 86_400
 WARM_IN_CALL_S = 2.0  # how long one Lambda invocation may wait for a warm-up that did not finish at init
@@ -49,10 +50,12 @@ def create_app(
     store: SessionStore | None = None,
     agent: Agent | None = None,
     clock: Callable[[], float] = time.time,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> FastAPI:
     """Return an app of its own: nothing is shared with another one but what is passed in. Opens nothing yet.
 
-    `clock` gives epoch seconds. Entry points find the Lifecycle and the Settings on `app.state`.
+    `clock` gives epoch seconds; a stream that is silent for `heartbeat_s` gets a comment. Entry points find the
+    Lifecycle and the Settings on `app.state`.
 
     Raises:
         ConfigurationError: the agent cannot be loaded.
@@ -70,6 +73,7 @@ def create_app(
     limits = Limits(
         settings.timeout_s,
         settings.max_message_bytes,
+        heartbeat_s,
         stop_on_disconnect=settings.on_disconnect == "stop" and settings.lambda_function is None,
     )
     production = settings.environment == "production"

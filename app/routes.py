@@ -37,14 +37,14 @@ class Limits:
 
     timeout_s:          the longest a turn may take
     max_message_bytes:  of UTF-8
+    heartbeat_s:        silence on a stream after which a comment is sent
     stop_on_disconnect: cancel the turn of a caller that hangs up, instead of finishing it
-    heartbeat_s:        silence on a stream after which a comment is sent; proxies cut it after 60 s or less
     """
 
     timeout_s: float
     max_message_bytes: int
-    stop_on_disconnect: bool = False
-    heartbeat_s: float = 15.0
+    heartbeat_s: float
+    stop_on_disconnect: bool
 
     @property
     def max_body_bytes(self) -> int:

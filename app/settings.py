@@ -10,6 +10,8 @@ ENV_FILE = ".env"
 MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
 STOP_S = 3.0  # of the grace: stopping what still runs and closing
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
@@ -101,7 +103,14 @@ class Settings(BaseSettings):
         "model that the agent calls; for claude claude-sonnet-5-5 by default, for pydantic-ai provider:model",
         min_length=1,
     )
-    instructions: str | None = setting("AGENT_INSTRUCTIONS", None, "a text", "system prompt of the model", min_length=1)
+    instructions: str | None = setting(
+        "AGENT_INSTRUCTIONS",
+        None,
+        "a text",
+        "system prompt of the model",
+        min_length=1,
+        repr=False,
+    )
     instructions_file: Path | None = setting(
         "AGENT_INSTRUCTIONS_FILE", None, "a path", "file that holds the system prompt instead"
     )
@@ -127,18 +136,16 @@ class Settings(BaseSettings):
         "tokens, read and written, after which a turn takes no further step",
         ge=1,
     )
-    max_cost_usd: float | None = setting(
+    max_cost_usd: Positive | None = setting(
         "AGENT_MAX_COST_USD",
         None,
         "a number above 0",
         "dollars after which a turn takes no further step",
-        gt=0,
-        allow_inf_nan=False,
     )
-    prices: Annotated[tuple[float, float] | None, NoDecode, BeforeValidator(_split)] = setting(
+    prices: Annotated[tuple[Positive, Positive] | None, NoDecode, BeforeValidator(_split)] = setting(
         "AGENT_PRICES",
         None,
-        "two numbers such as 2,10",
+        "two numbers above 0, such as 2,10",
         "dollars per million tokens read and written, for a model whose list price is not known",
     )
     base_url: AnyHttpUrl = setting(

@@ -102,7 +102,22 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
         ({"AGENT_TIMEOUT_S": "0"}, "AGENT_TIMEOUT_S must be a number from 1 to 3600"),
         ({"AGENT_TIMEOUT_S": "nan"}, "AGENT_TIMEOUT_S must be a number from 1 to 3600"),
         ({"PORT": "0"}, "PORT must be a whole number from 1 to 65535"),
-        ({"AGENT": "a b"}, "AGENT must be echo or module:object"),
+        ({"AGENT": "a b"}, "AGENT must be echo, claude, pydantic-ai or module:object"),
+        ({"AGENT": "claude"}, "ANTHROPIC_API_KEY is required with AGENT=claude"),
+        ({"AGENT": "pydantic-ai"}, "AGENT_MODEL is required with AGENT=pydantic-ai; name provider:model"),
+        ({"AGENT_TOOLS": "clock"}, "AGENT_TOOLS must be module:object"),
+        ({"AGENT_MAX_OUTPUT_TOKENS": "0"}, "AGENT_MAX_OUTPUT_TOKENS must be a whole number from 1 to 128000"),
+        ({"AGENT_MAX_TOKENS": "0"}, "AGENT_MAX_TOKENS must be a whole number from 1"),
+        ({"AGENT_MAX_COST_USD": "0"}, "AGENT_MAX_COST_USD must be a number above 0"),
+        ({"AGENT_MAX_COST_USD": "inf"}, "AGENT_MAX_COST_USD must be a number above 0"),
+        ({"AGENT_PRICES": "2"}, "AGENT_PRICES must be two numbers above 0, such as 2,10"),
+        ({"AGENT_PRICES": "2,-1"}, "AGENT_PRICES must be two numbers above 0, such as 2,10"),
+        ({"ANTHROPIC_BASE_URL": "here"}, "ANTHROPIC_BASE_URL must be an http or https URL"),
+        ({"ON_DISCONNECT": "leave"}, "ON_DISCONNECT must be finish or stop"),
+        (
+            {"AGENT_INSTRUCTIONS": "a", "AGENT_INSTRUCTIONS_FILE": "b"},
+            "AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other",
+        ),
         ({"SESSIONS_TABLE": "a b", "AWS_REGION": "r"}, "SESSIONS_TABLE must be a table name or ARN"),
         ({"AWS_ENDPOINT_URL_DYNAMODB": "here"}, "AWS_ENDPOINT_URL_DYNAMODB must be an http or https URL"),
         ({"AGENT_MAX_STEP": "9"}, "AGENT_MAX_STEP is not a setting; the nearest is AGENT_MAX_STEPS"),
@@ -115,6 +130,33 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str) -> None:
     assert problems(monkeypatch, **variables) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("variables", "agent"),
+    [
+        ({}, "echo"),
+        ({"ANTHROPIC_API_KEY": "k"}, "claude"),
+        ({"AGENT_MODEL": "bedrock:anthropic.claude"}, "pydantic-ai"),
+        ({"ANTHROPIC_API_KEY": "k", "AGENT_MODEL": "claude-opus-5-5"}, "claude"),
+        ({"ANTHROPIC_API_KEY": "k", "AGENT": "echo"}, "echo"),
+        ({"AGENT": "mine:agent"}, "mine:agent"),
+    ],
+)
+def test_the_key_and_the_model_choose_the_agent(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], agent: str
+) -> None:
+    assert problems(monkeypatch, **variables) == []
+    assert config.load().redacted()["agent"] == agent
+
+
+def test_production_with_a_model_of_another_provider_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, **PRODUCTION, AGENT_MODEL="bedrock:anthropic.claude") == []
+
+
+def test_prices_are_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, AGENT_PRICES="2.5, 10") == []
+    assert config.load().prices == (2.5, 10.0)
 
 
 def test_an_unknown_variable_in_dotenv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +187,7 @@ def test_every_bad_setting_is_reported_at_once_and_no_value(monkeypatch: pytest.
     bad = {name: f"{CANARY} {name}" for name in NAMES}
     bad |= {"ENVIRONMENT": "production", "AGENT_TYPO": CANARY}
     del bad["ANTHROPIC_API_KEY"], bad["SESSIONS_FILE"]  # any text will do for them
-    for free in ("HOST", "AGENT_MODEL", "AWS_LAMBDA_FUNCTION_NAME"):
+    for free in ("HOST", "AGENT_MODEL", "AGENT_INSTRUCTIONS", "AGENT_INSTRUCTIONS_FILE", "AWS_LAMBDA_FUNCTION_NAME"):
         del bad[free]
     found = problems(monkeypatch, **bad)
     named = {text.split(" ")[0] for text in found}
@@ -156,6 +198,8 @@ def test_every_bad_setting_is_reported_at_once_and_no_value(monkeypatch: pytest.
 def test_nothing_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://u:{CANARY}@127.0.0.1:1/")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://u:{CANARY}@127.0.0.1:1/")
+    monkeypatch.setenv("AGENT_INSTRUCTIONS", f"never say {CANARY}")
     settings = config.load()
     assert CANARY not in f"{settings.redacted()} {settings!r}"
     assert settings.redacted()["api_key_set"] is True

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message
 
-from app import routes
 from app.config import Settings
 from app.events import ToolCall, ToolResult
 from app.main import DAY_S, create_app
@@ -90,20 +89,16 @@ async def test_tools_are_shown_as_they_happen(hasty: Settings) -> None:
     assert answer.events[-1][1]["stop_reason"] == "deadline"
 
 
-async def test_a_silent_stream_is_kept_alive(hasty: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.05)
-    async with warm(hasty, agent=agents.stalled_tool) as app:
+async def test_a_silent_stream_is_kept_alive(hasty: Settings) -> None:
+    async with warm(hasty, agent=agents.stalled_tool, heartbeat_s=0.05) as app:
         answer = await app.chat("hello", accept=SSE)
     assert ": keep-alive\n\n" in answer.body
     assert [name for name, _ in answer.events][-1] == "done"
 
 
-async def test_a_stream_that_waits_for_its_session_in_vain_still_gets_a_status(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.05)  # no heartbeat may begin the stream before the turn does
+async def test_a_stream_that_waits_for_its_session_in_vain_still_gets_a_status(settings: Settings) -> None:
     agent = agents.Gated()
-    async with warm(settings, agent=agent) as app:
+    async with warm(settings, agent=agent, heartbeat_s=0.05) as app:  # no heartbeat may begin the stream too early
         first = asyncio.create_task(app.chat("first"))
         await agent.begun.wait()
         other = await app.chat("other", prefer="wait=1", accept=SSE)

@@ -16,12 +16,17 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NewType, get_type_hints
+from typing import (
+    Any,
+    NewType,
+    NotRequired,  # pydantic takes that of `typing` from 3.12 on
+    get_type_hints,
+)
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
-from typing_extensions import NotRequired, TypedDict  # pydantic takes that of `typing` from 3.12 on
+from typing_extensions import TypedDict
 
 from app.errors import ConfigurationError, DeadlineExceeded
 from app.events import JSON
