@@ -14,6 +14,7 @@ GROUPS = {  # never raised themselves
     errors.NotServing,
     errors.InvalidRequest,
     errors.SessionConflict,
+    errors.ModelFailed,
 }
 
 
