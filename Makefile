@@ -1,7 +1,6 @@
 # Every stage of CI is a target here and runs the same on a laptop. `make` alone lists them.
 
 PYTHON ?= python3
-PORT ?= 8000
 VERSION := $(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
 RUN := .venv
@@ -21,9 +20,10 @@ help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: $(RUN)/ready-$(VERSION) ## Serve on http://127.0.0.1:8000: echo agent, SQLite sessions, no account
-	@echo "Docs:  http://127.0.0.1:$(PORT)/docs"
-	@echo "Try:   curl http://127.0.0.1:$(PORT)/chat -H 'Content-Type: application/json' -d '{\"message\": \"hello\"}'"
-	@PORT=$(PORT) exec $(RUN)/bin/python -m app
+	@port=$$($(RUN)/bin/python -c 'from app import config; print(config.load().port)' 2>/dev/null || echo 8000); \
+	echo "Docs:  http://127.0.0.1:$$port/docs"; \
+	echo "Try:   curl http://127.0.0.1:$$port/chat -H 'Content-Type: application/json' -d '{\"message\": \"hello\"}'"; \
+	exec $(RUN)/bin/python -m app
 
 # Its own tools are demanded by `with`; what the later stages test may be skipped here, in a line each.
 test: $(DEV)/ready-$(VERSION) ## Test all that needs no Docker or Java, with branch coverage

@@ -12,13 +12,16 @@ import asyncio  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import re  # noqa: E402
+import uuid  # noqa: E402
 from typing import Any, TypeAlias  # noqa: E402
 
 from mangum import Mangum  # noqa: E402
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES  # noqa: E402
 
+from app import telemetry  # noqa: E402
 from app.errors import MalformedEvent, ResponseTooLarge, ServiceError  # noqa: E402
 from app.main import build  # noqa: E402
+from app.middleware import HEADERS  # noqa: E402
 from app.problems import MEDIA_TYPE, response_of  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ Result: TypeAlias = dict[str, Any]
 
 WARM_UP_S = 3.0  # of the 10 s that Lambda gives the init; what is not warm by then, the first invocation finishes
 MAX_RESULT_BYTES = 5_767_168  # 5.5 MiB; at 6,291,556 the runtime refuses the answer and the environment is lost
-CHECK_OVER_CHARS = 1_000_000  # JSON makes at most six bytes of a character, so shorter bodies always fit
+CHECK_OVER_CHARS = 450_000  # JSON makes at most twelve bytes of a character, so shorter bodies always fit
 HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?")  # what Mangum can split into a name and a port
 PORT = re.compile(r"[0-9]{1,5}")
 SCHEDULERS = ("aws.events", "aws.scheduler")
@@ -65,7 +68,7 @@ def handler(event: object, context: object) -> Result:
 
 def _readable(event: object) -> Event:
     """Return the event with its headers as Mangum expects them: present, texts only, the host splittable."""
-    if not isinstance(event, dict):
+    if not isinstance(event, dict) or not isinstance(_method(event), str):
         raise TypeError
     event = {name: value for name, value in event.items() if not (name == "multiValueHeaders" and value is None)}
     event["headers"] = {
@@ -81,6 +84,10 @@ def _readable(event: object) -> Event:
     return event
 
 
+def _method(event: Event) -> object:
+    return event["httpMethod"] if "httpMethod" in event else event["requestContext"]["http"]["method"]
+
+
 def _is_readable(name: str, value: str) -> bool:
     rule = {"host": HOST, "x-forwarded-port": PORT}.get(name)
     return rule is None or rule.fullmatch(value) is not None
@@ -88,16 +95,21 @@ def _is_readable(name: str, value: str) -> bool:
 
 def _within_limit(result: Result) -> Result:
     if len(result.get("body") or "") > CHECK_OVER_CHARS and len(json.dumps(result)) > MAX_RESULT_BYTES:
-        return _problem(ResponseTooLarge())
+        headers = {name.lower(): value for name, value in result.get("headers", {}).items()}
+        return _problem(ResponseTooLarge(), headers.get("x-request-id"))
     return result
 
 
-def _problem(error: ServiceError) -> Result:
+def _problem(error: ServiceError, request_id: str | None = None) -> Result:
+    """Return the problem as the app would have answered it, under the id of the request or a new one."""
+    token = telemetry.request_id.set(request_id or uuid.uuid4().hex)
     response = response_of(error)
     headers = {name.decode(): value.decode() for name, value in response.raw_headers}
-    return {
+    result = {
         "statusCode": response.status_code,
-        "headers": headers,
+        "headers": headers | HEADERS | {"X-Request-ID": telemetry.request_id.get()},
         "body": bytes(response.body).decode(),
         "isBase64Encoded": False,
     }
+    telemetry.request_id.reset(token)
+    return result

@@ -1,26 +1,37 @@
 """`python -m app`: the container server, and `python -m app check-config`."""
 
-import argparse
-import json
-import math
 import signal
 import sys
 from typing import NoReturn
 
-import uvicorn
 
-from app import config
-from app.errors import ConfigurationError
-from app.main import build
+def _leave(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+# Before the imports, which take a second: as process 1 of a container, a process has no handler but its own.
+# uvicorn raises the signal again after the drain, which then means: exit 0.
+for _each in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(_each, _leave)
+
+import argparse  # noqa: E402
+import asyncio  # noqa: E402
+import importlib.util  # noqa: E402
+import json  # noqa: E402
+from typing import Literal  # noqa: E402
+
+import uvicorn  # noqa: E402
+
+from app import main as composition  # noqa: E402
+from app.errors import ConfigurationError  # noqa: E402
 
 EX_CONFIG = 78  # sysexits.h: the process must not be restarted before somebody changes the configuration
+READERS_RESERVE_S = 0.1  # of the grace: what remains after the last connection
 KEEP_ALIVE_S = 75  # above the idle timeout of usual balancers (60 s), so that they and not we close a connection
 
 
 def main() -> None:
     """Run the command that the arguments name."""
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, _leave)  # uvicorn raises the signal again after the drain, which then means: exit 0
     parser = argparse.ArgumentParser(prog="python -m app", description="Serve the agent over HTTP.")
     parser.add_argument(
         "command",
@@ -39,34 +50,40 @@ def main() -> None:
 
 def check_config() -> None:
     """Print the effective settings as JSON; of secrets only whether they are set."""
-    settings = config.load()
+    settings, _, problems = composition.load()
     print(json.dumps(settings.redacted(), indent=2))
-    if problems := settings.validate():
+    if problems:
         raise ConfigurationError(problems)
 
 
 def serve() -> None:
     """Serve until a signal, drain, and return."""
-    app = build()
+    app = composition.build()
     settings = app.state.settings
     server = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=_protocol(),
         lifespan="on",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        # Turns have ended by then; this ends readers that do not read. Draining starts later by the drain delay.
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s - settings.drain_delay_s),
+        # Turns have ended by then; this ends readers that do not read. It counts from the end of the drain delay.
+        timeout_graceful_shutdown=settings.shutdown_grace_s - settings.drain_delay_s - READERS_RESERVE_S,
     )
     uvicorn.Server(server).run()
 
 
-def _leave(*_: object) -> NoReturn:
-    sys.exit(0)
+def _protocol() -> "type[asyncio.Protocol] | Literal['auto']":
+    """Return our protocol where its parser is installed, as it is everywhere but on Windows."""
+    if not importlib.util.find_spec("httptools"):
+        return "auto"
+    from app.connections import LimitedProtocol  # noqa: PLC0415 it needs the parser
+
+    return LimitedProtocol
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import asyncio
 PLATFORM_MARGIN_S = 1.5
 # A run that is past its deadline may still be committing. Only after this may another run take its turn over.
 LEASE_MARGIN_S = 5.0
-# Commits are retried this long past the deadline; below PLATFORM_MARGIN_S, so that the caller still hears of it.
+# How long past the deadline the store may take to claim or commit, and then to release: both below PLATFORM_MARGIN_S,
+# so that the caller still hears of it.
 COMMIT_MARGIN_S = 1.0
+RELEASE_MARGIN_S = 1.25
 
 
 def turn_deadline(timeout_s: float, remaining_s: float | None = None, wanted_s: float | None = None) -> float:

@@ -8,7 +8,10 @@
     │   └── Overloaded            as many turns as allowed are running
     ├── InvalidRequest            the caller must change something
     │   ├── MalformedEvent        the Lambda event is no HTTP request
+    │   ├── MalformedRequest      what came is no HTTP
+    │   ├── HeadersTooLarge       the request line and the headers are over the limit
     │   ├── MalformedJSON         the body is no JSON document
+    │   ├── RequestTimeout        the body did not arrive in time
     │   ├── ValidationFailed      the document does not fit the contract
     │   ├── UnsupportedMediaType  the body is not declared as JSON
     │   ├── NotAcceptable         neither JSON nor SSE is accepted
@@ -21,6 +24,8 @@
     │   ├── TurnInProgress        the turn with this idempotency key is running
     │   └── LeaseLost             this run was overtaken; nothing of it is stored
     ├── StoreUnavailable          the session store did not answer
+    │   └── StoreRefused          it refused the request, and would refuse it again
+    ├── DamagedTurn               a stored turn cannot be read
     ├── DeadlineExceeded          nothing was said before the turn's deadline
     ├── AgentFailed               the agent raised, or broke its contract
     ├── ModelFailed               the model's API did not give an answer
@@ -80,8 +85,22 @@ class MalformedEvent(InvalidRequest):
     """The Lambda event is not an HTTP request, or one that cannot be read."""
 
 
+class MalformedRequest(InvalidRequest):
+    """What came over the connection is no HTTP."""
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The request line and the headers are over the limit."""
+
+
 class MalformedJSON(InvalidRequest):
     """The body is not one JSON document of Unicode text without duplicate keys or non-finite numbers."""
+
+
+class RequestTimeout(InvalidRequest):
+    """The body did not arrive in time."""
+
+    retry_after_s = 1
 
 
 class ValidationFailed(InvalidRequest):
@@ -140,6 +159,14 @@ class StoreUnavailable(ServiceError):
     """The session store did not answer within its limits; whether the last write happened is unknown."""
 
     retry_after_s = 2
+
+
+class StoreRefused(StoreUnavailable):
+    """The session store refused the request: no table, no permission, no space. Trying again at once is no use."""
+
+
+class DamagedTurn(ServiceError):
+    """A stored turn is not of the form in which turns are stored."""
 
 
 class DeadlineExceeded(ServiceError):

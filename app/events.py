@@ -5,8 +5,9 @@ Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, 
 `TurnDone`.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+import math
+from dataclasses import astuple, dataclass, field
+from typing import Literal, TypeAlias, get_args
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 StopReason: TypeAlias = Literal["end_turn", "max_steps", "max_tokens", "deadline", "budget", "refusal", "cancelled"]
@@ -27,6 +28,10 @@ class ToolCall:
     name: str
     args: JSON
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(each, str) for each in (self.id, self.name)):
+            raise TypeError("a tool call has texts as id and name")
+
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
@@ -36,12 +41,20 @@ class ToolResult:
     result: JSON
     ok: bool = True
 
+    def __post_init__(self) -> None:
+        if (type(self.id), type(self.ok)) != (str, bool):
+            raise TypeError("a tool result has a text as id and says whether it is ok")
+
 
 @dataclass(frozen=True, slots=True)
 class State:
     """Opaque bytes the agent gets back on the session's next turns. The last one of a turn counts."""
 
     data: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, bytes):
+            raise TypeError("a state is bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,10 @@ class Usage:
     steps: int = 0
     usd: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(each, int | float) and math.isfinite(each) and each >= 0 for each in astuple(self)):
+            raise ValueError("usage is finite numbers from 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -65,6 +82,10 @@ class Stop:
 
     reason: StopReason = "end_turn"
     usage: Usage | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason not in get_args(StopReason) or not isinstance(self.usage, Usage | None):
+            raise ValueError(f"a turn stops with one of {', '.join(get_args(StopReason))}, and a Usage or None")
 
 
 AgentEvent: TypeAlias = "str | ToolCall | ToolResult | State | Usage | Stop"

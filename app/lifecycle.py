@@ -3,6 +3,7 @@
 import asyncio
 import enum
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -13,7 +14,10 @@ log = logging.getLogger(__name__)
 
 WARM_UP_RETRY_S = 0.5  # ready well within 2 s of the store's return, at two cheap reads a second while it is gone
 STOP_RESERVE_S = 2.0  # of the grace: stopping turns, releasing leases, closing clients
+STORE_RESERVE_S = 1.0  # of the grace: when what is still being stored is given up
+CLOSE_RESERVE_S = 0.2  # of the grace: when nothing is waited for any more
 HURRIED_GRACE_S = 0.5  # after a second signal
+SAME_SIGNAL_S = 1.0
 
 
 class Phase(enum.Enum):
@@ -29,8 +33,8 @@ class Phase(enum.Enum):
 class Turn(Protocol):
     """What the lifecycle needs of a running turn."""
 
-    def stop(self, error: ServiceError) -> None:
-        """End the turn with `error`, unless it is being stored already."""
+    def stop(self, error: ServiceError, *, even_storing: bool = False) -> None:
+        """End the turn with `error`, unless it is being stored already and `even_storing` is not said."""
 
     async def settled(self) -> None:
         """Return when the turn is stored or given back."""
@@ -56,6 +60,7 @@ class Lifecycle:
         self._phase = Phase.COLD
         self._first_response = True
         self._serving = True
+        self._was_ready = False
         self._turns: set[Turn] = set()
         self._hurry = asyncio.Event()
         self._ends_at: float | None = None
@@ -83,9 +88,10 @@ class Lifecycle:
 
     async def warm_up(self, limit_s: float | None = None) -> None:
         """Ask the probe until it succeeds, which makes the process ready, or until `limit_s` has passed."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while self._phase is Phase.WARMING:
+        ends_at = math.inf if limit_s is None else _now() + limit_s
+        while self._phase is Phase.WARMING and _now() < ends_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(None if limit_s is None else ends_at):
                     await self._ask()
 
     async def _ask(self) -> None:
@@ -94,8 +100,12 @@ class Lifecycle:
         except StoreUnavailable as exc:
             log.warning("warm-up failed", extra={"reason": str(exc)})
             await asyncio.sleep(WARM_UP_RETRY_S)
+        except Exception:  # a bug must not end the warm-up without a word, and with it the process's hope to serve
+            log.exception("warm-up failed")
+            await asyncio.sleep(WARM_UP_RETRY_S)
         else:
             if self._phase is Phase.WARMING:
+                self._was_ready = True
                 self._move(Phase.READY)
 
     async def check_ready(self) -> None:
@@ -115,7 +125,7 @@ class Lifecycle:
         Raises:
             WarmingUp, ShuttingDown, Overloaded: it may not.
         """
-        if not (self._phase is Phase.DRAINING and self._serving):
+        if not (self._phase is Phase.DRAINING and self._serving and self._was_ready):
             await self.check_ready()
         if len(self._turns) >= self._max_turns:
             raise Overloaded
@@ -130,8 +140,12 @@ class Lifecycle:
         turn.add_done_callback(self._turns.discard)
 
     def hurry(self) -> None:
-        """A second signal: give the running turns HURRIED_GRACE_S instead of the rest of the grace."""
-        self._hurry.set()
+        """A second signal: give the running turns HURRIED_GRACE_S instead of the rest of the grace.
+
+        Not within a second of the first: a signal to a process group reaches a worker twice, once from its parent.
+        """
+        if self._ends_at is not None and _now() > self._ends_at - self._grace_s + SAME_SIGNAL_S:
+            self._hurry.set()
 
     async def drain(self, stop_listening: Callable[[], None]) -> None:
         """Announce the end, serve on for the drain delay, then stop listening and let the running turns finish.
@@ -145,13 +159,17 @@ class Lifecycle:
         await self.finish()
 
     async def finish(self) -> None:
-        """Wait for the running turns, stop those that outlive the grace, and return when all have settled."""
+        """Wait for the running turns, stop those that outlive the grace, and return before it ends in any case."""
         ends_at = self._announce()
         self._serving = False
         await self._wait(self._settled(), ends_at - STOP_RESERVE_S - _now())
-        for turn in self._turns:
-            turn.stop(ShuttingDown())
-        await self._settled()
+        for even_storing, reserve_s in ((False, STORE_RESERVE_S), (True, CLOSE_RESERVE_S)):
+            for turn in tuple(self._turns):
+                turn.stop(ShuttingDown(), even_storing=even_storing)
+            if self._turns:
+                await asyncio.wait(
+                    [asyncio.ensure_future(self._settled())], timeout=max(ends_at - reserve_s - _now(), 0)
+                )
 
     def _announce(self) -> float:
         """Move to draining, once, and return the instant at which the grace ends."""

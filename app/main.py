@@ -26,6 +26,7 @@ from app.turns import TurnService
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+BODY_S = 10.0  # a body is a few kilobytes; who takes longer to send it holds a connection for nothing
 HEARTBEAT_S = 15.0  # proxies and load balancers cut a silent stream after 60 s or less
 DEFAULT_MODEL = "claude-sonnet-5-5"
 DAY_S = 86_400
@@ -39,9 +40,26 @@ def build() -> FastAPI:
     Raises:
         ConfigurationError: it names every bad setting and no value.
     """
-    settings = config.load_valid()
+    settings, agent, problems = load()
+    if problems:
+        raise ConfigurationError(problems)
     telemetry.configure(settings.log_level)
-    return create_app(settings)
+    return create_app(settings, agent=agent)
+
+
+def load() -> tuple[config.Settings, Agent | None, list[str]]:
+    """Return the settings in the environment, the agent that they name, and everything that is wrong with both.
+
+    Raises:
+        ConfigurationError: variables cannot be read.
+    """
+    settings = config.load()
+    problems, agent = settings.validate(), None
+    try:
+        agent = _agent(settings)
+    except ConfigurationError as exc:
+        problems += exc.problems
+    return settings, agent, problems
 
 
 def create_app(
@@ -50,12 +68,13 @@ def create_app(
     store: SessionStore | None = None,
     agent: Agent | None = None,
     clock: Callable[[], float] = time.time,
+    body_s: float = BODY_S,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> FastAPI:
     """Return an app of its own: nothing is shared with another one but what is passed in. Opens nothing yet.
 
-    `clock` gives epoch seconds; a stream that is silent for `heartbeat_s` gets a comment. Entry points find the
-    Lifecycle and the Settings on `app.state`.
+    `clock` gives epoch seconds; a body must arrive within `body_s`; a stream that is silent for `heartbeat_s` gets a
+    comment. Entry points find the Lifecycle and the Settings on `app.state`.
 
     Raises:
         ConfigurationError: the agent cannot be loaded.
@@ -73,6 +92,7 @@ def create_app(
     limits = Limits(
         settings.timeout_s,
         settings.max_message_bytes,
+        body_s,
         heartbeat_s,
         stop_on_disconnect=settings.on_disconnect == "stop" and settings.lambda_function is None,
     )
@@ -87,10 +107,11 @@ def create_app(
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings = lifecycle, settings
-    app.include_router(Routes(lifecycle, turns, store, clock, limits).router())
+    router = Routes(lifecycle, turns, store, clock, limits).router()
+    app.include_router(router)
     app.add_middleware(Shell, lifecycle=lifecycle)
     app.add_exception_handler(ServiceError, problems.on_service_error)
-    app.add_exception_handler(HTTPException, problems.on_http_error)
+    app.add_exception_handler(HTTPException, problems.http_error_handler(router.routes))
     app.add_exception_handler(RequestValidationError, problems.on_invalid_parameter)
     return app
 
@@ -166,6 +187,7 @@ def _lifespan(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(telemetry.on_loop_error)
         async with store, _open(agent):
             lifecycle.begin(store.ping)
             warming = asyncio.create_task(lifecycle.warm_up()) if in_background else None

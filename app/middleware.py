@@ -1,5 +1,6 @@
 """The one ASGI middleware: request id, headers of every response, one debug line, and the net under everything."""
 
+import asyncio
 import logging
 import re
 import time
@@ -9,10 +10,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
+from app.errors import ShuttingDown
 from app.lifecycle import Lifecycle, Phase
 from app.problems import response_of
 
 log = logging.getLogger(__name__)
+
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 
@@ -47,6 +51,10 @@ class Shell:
             if status:
                 raise  # the response has begun; the server cuts the connection
             await response_of(exc)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server's grace for connections is over
+            if not status:
+                await response_of(ShuttingDown())(scope, receive, send_with_headers)
+            raise
         finally:
             elapsed_ms = round((time.monotonic() - started) * 1000)
             log.debug(
@@ -57,9 +65,7 @@ class Shell:
 
     def _add_headers(self, headers: MutableHeaders, request_id: str) -> None:
         headers["X-Request-ID"] = request_id
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Cache-Control"] = "no-store"
-        headers["Referrer-Policy"] = "no-referrer"
+        headers.update(HEADERS)
         if self._lifecycle.take_cold_start():
             headers["X-Cold-Start"] = "true"
         if self._lifecycle.phase is Phase.DRAINING:

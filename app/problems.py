@@ -3,6 +3,8 @@
 `type` is `urn:agent-service:problem:<slug>`. Titles and details are constants: no input, no foreign text.
 """
 
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +14,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from app import errors, telemetry
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -62,6 +67,12 @@ INTERNAL = Kind(
     "Internal error",
     "The service made an error. It has been logged under this id.",
 )
+STORE_UNAVAILABLE = Kind(
+    "store-unavailable",
+    503,
+    "Store unavailable",
+    "The session store does not answer. Retry with the same key.",
+)
 
 KINDS: dict[type[Exception], Kind] = {
     errors.MalformedEvent: Kind(
@@ -69,6 +80,13 @@ KINDS: dict[type[Exception], Kind] = {
         400,
         "Malformed event",
         "The Lambda event is not an HTTP request that can be read.",
+    ),
+    errors.MalformedRequest: Kind("malformed-request", 400, "Bad Request", "This is no HTTP request."),
+    errors.HeadersTooLarge: Kind(
+        "headers-too-large",
+        431,
+        "Request Header Fields Too Large",
+        "The request line and the headers are over the service's limit.",
     ),
     errors.MalformedJSON: Kind(
         "malformed-json",
@@ -86,6 +104,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.NotAcceptable: Kind(
         "not-acceptable", 406, "Not acceptable", "Accept application/json or text/event-stream."
     ),
+    errors.RequestTimeout: Kind("request-timeout", 408, "Request timeout", "The body did not arrive in time."),
     errors.SessionBusy: Kind(
         "session-busy",
         409,
@@ -161,11 +180,10 @@ KINDS: dict[type[Exception], Kind] = {
     errors.ShuttingDown: Kind(
         "shutting-down", 503, "Shutting down", "This process is being stopped; nothing is stored."
     ),
-    errors.StoreUnavailable: Kind(
-        "store-unavailable",
-        503,
-        "Store unavailable",
-        "The session store does not answer. Retry with the same key.",
+    errors.StoreUnavailable: STORE_UNAVAILABLE,
+    errors.StoreRefused: STORE_UNAVAILABLE,
+    errors.DamagedTurn: Kind(
+        "damaged-turn", 500, "Damaged turn", "A stored turn of this session cannot be read. It has been logged."
     ),
     errors.DeadlineExceeded: Kind(
         "deadline-exceeded",
@@ -205,11 +223,22 @@ async def on_service_error(_: Request, error: Exception) -> Response:
     return response_of(error)
 
 
-async def on_http_error(_: Request, error: Exception) -> Response:
-    """Exception handler for what the router refuses itself: no such path, no such method."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(status, INTERNAL)
-    return _response(_problem(kind), dict(getattr(error, "headers", None) or {}))
+def http_error_handler(routes: Sequence[BaseRoute]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return the exception handler for what the router refuses itself: no such path, no such method.
+
+    routes: whose methods are named then; the router itself would name those of the first one with the path only
+    """
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(status, INTERNAL)
+        if kind is INTERNAL:
+            log.error("unexpected HTTP error", extra={"status": status})
+        matching = [each for each in routes if each.matches(request.scope)[0] is not Match.NONE]
+        methods = sorted({method for each in matching if isinstance(each, Route) for method in each.methods or ()})
+        return _response(_problem(kind), {"Allow": ", ".join(methods)} if kind is METHOD_NOT_ALLOWED else None)
+
+    return on_http_error
 
 
 async def on_invalid_parameter(_: Request, error: Exception) -> Response:

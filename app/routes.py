@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator
 from starlette.requests import ClientDisconnect
 
 from app import wire
 from app.deadline import turn_deadline
-from app.errors import ContentTooLarge, MalformedJSON, SessionNotFound, UnsupportedMediaType
+from app.errors import ContentTooLarge, MalformedJSON, RequestTimeout, SessionNotFound, UnsupportedMediaType
 from app.events import TurnEvent, TurnStarted
 from app.lifecycle import Lifecycle
 from app.problems import Problem
@@ -28,7 +29,7 @@ BODY_SLACK_BYTES = 4096  # of a body, for everything that is not the message
 STREAM_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
-SessionId = Annotated[str, Path(pattern=wire.SESSION_ID)]
+SessionId = Annotated[str, Path(pattern=wire.SESSION_ID), AfterValidator(wire.reachable)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,14 @@ class Limits:
 
     timeout_s:          the longest a turn may take
     max_message_bytes:  of UTF-8
+    body_s:             how long a body may take to arrive
     heartbeat_s:        silence on a stream after which a comment is sent
     stop_on_disconnect: cancel the turn of a caller that hangs up, instead of finishing it
     """
 
     timeout_s: float
     max_message_bytes: int
+    body_s: float
     heartbeat_s: float
     stop_on_disconnect: bool
 
@@ -90,7 +93,7 @@ class Routes:
             self.chat,
             methods=["POST"],
             response_model=wire.ChatResponse,
-            responses=STREAM | _problems(400, 406, 409, 413, 415, 422, 500, 502, 503, 504),
+            responses=STREAM | _problems(400, 406, 408, 409, 413, 415, 422, 500, 502, 503, 504),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -103,7 +106,7 @@ class Routes:
             self.transcript,
             methods=["GET"],
             response_model=wire.Transcript,
-            responses=_problems(404, 422, 503),
+            responses=_problems(404, 422, 500, 503),
         )
         router.add_api_route(
             "/sessions/{session_id}",
@@ -126,7 +129,7 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """Take one turn of a session: `Accept: text/event-stream` streams it, anything else waits for the answer."""
         await self._lifecycle.check_turn()
-        stream = wire.wants_stream(request.headers.get("accept"))
+        stream = wire.wants_stream(",".join(request.headers.getlist("accept")))
         turn_request = await self._parse(request)
         # Again: while the body arrived, the process may have filled up or begun to end.
         await self._lifecycle.check_turn()
@@ -160,7 +163,7 @@ class Routes:
         key = SessionKey(PRINCIPAL, session_id)
         now = self._clock()
         items = [each for each in await self._store.newest(key, limit, before) if each.expires > now]
-        if not items and (before is None or not await self._store.newest(key, 1)):
+        if not items and (before is None or not any(e.expires > now for e in await self._store.newest(key, 1))):
             raise SessionNotFound
         turns = [unpack(each.turn, each.body) for each in reversed(items) if each.body]
         oldest = items[-1].turn if items else 1
@@ -177,10 +180,10 @@ class Routes:
         if media != "application/json":
             raise UnsupportedMediaType
         idempotency_key = wire.parse_idempotency_key(request.headers.getlist("idempotency-key"))
-        body = await _read(request, self._limits.max_body_bytes)
+        body = await _read(request, self._limits)
         chat = wire.parse_chat(body, self._limits.max_message_bytes)
         return TurnRequest(
-            key=SessionKey(PRINCIPAL, chat.session_id or str(uuid.uuid4())),
+            key=SessionKey(PRINCIPAL, chat.session_id or _new_session_id(idempotency_key, chat.message)),
             message=chat.message,
             idempotency_key=idempotency_key,
             wait_s=wire.parse_wait(request.headers.getlist("prefer")),
@@ -190,6 +193,13 @@ class Routes:
                 wire.parse_timeout(request.headers.getlist("x-request-timeout")),
             ),
         )
+
+
+def _new_session_id(idempotency_key: str | None, message: str) -> str:
+    """Return a random id; with an idempotency key the one that a retry gets too, or it would run the agent again."""
+    if idempotency_key is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PRINCIPAL}/{idempotency_key}/{message}"))
 
 
 def _turn_headers(first: Sequence[TurnEvent], request: TurnRequest) -> dict[str, str]:
@@ -244,20 +254,26 @@ async def _cancelling(
         turn.cancel()  # which a turn that has ended does not notice
 
 
-async def _read(request: Request, limit_bytes: int) -> bytes:
+async def _read(request: Request, limits: Limits) -> bytes:
     """Return the body. FastAPI's own limit answers in plain text over whatever the app says, so it is counted here."""
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit_bytes:
-                raise ContentTooLarge
+        async with asyncio.timeout(limits.body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.max_body_bytes:
+                    raise ContentTooLarge
     except ClientDisconnect:
         raise MalformedJSON from None  # nobody reads the answer; what came is no document
+    except TimeoutError:
+        raise RequestTimeout from None
     return bytes(body)
 
 
 def _remaining_s(request: Request) -> float | None:
-    """Return how many seconds Lambda leaves this invocation; None elsewhere."""
+    """Return how many seconds Lambda leaves this invocation; None elsewhere, or where the context does not say it."""
     context = request.scope.get("aws.context")
-    return None if context is None else context.get_remaining_time_in_millis() / 1000
+    try:
+        return None if context is None else float(context.get_remaining_time_in_millis() / 1000)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None

@@ -1,30 +1,33 @@
 """A turn in progress, as those see it who wait for it: its events in order, and the ways to end it early."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import suppress
+from typing import Literal
 
-from app.errors import ServiceError, ShuttingDown, TurnCancelled
+from app.errors import AgentFailed, ServiceError, ShuttingDown, TurnCancelled
 from app.events import Text, TurnEvent
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 64  # events that wait for their reader singly; behind them texts are joined, so that none costs an object
 JOINED_CHARS = 4096  # of texts joined
+OBEY_S = 0.3  # how long an agent that is ended may clean up; what is left of the turn's margins is for the commit
 
 
 class RunningTurn:
     """A turn in progress and the events its reader has not taken yet.
 
     The events are kept until they are read: all of them together are no larger than the turn, which is in memory anyway
-    until it is stored. `cancelled` tells that `cancel` ended the agent.
+    until it is stored.
     """
 
     def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
-        self.cancelled = False
         self._events: list[TurnEvent] = []
         self._wake = asyncio.Event()
         self._stopped_by: ServiceError | None = None
         self._settling = False
-        self._limit: asyncio.Timeout | None = None  # of the agent, once it runs
+        self._cancel_wish: asyncio.Future[None] | None = None  # from when the agent runs
         self._task = asyncio.create_task(self._guard(work))
         self._task.add_done_callback(self._on_done)
 
@@ -37,29 +40,47 @@ class RunningTurn:
             self._events.append(event)
         self._wake.set()
 
-    def limit(self, deadline: float) -> asyncio.Timeout:
-        """Return the time limit of the agent, which `cancel` draws closer."""
-        self._limit = asyncio.timeout_at(deadline)
-        return self._limit
+    async def run_agent(
+        self, work: Coroutine[None, None, None], deadline: float
+    ) -> Literal["deadline", "cancelled"] | None:
+        """Run the agent and return what cut it short, or None when it came to its own end. Raises what it raised.
+
+        It runs in a task of its own, because nothing makes code that is not ours obey: after OBEY_S it is left behind.
+        """
+        self._cancel_wish = asyncio.get_running_loop().create_future()
+        agent = asyncio.create_task(work)
+        try:
+            limit_s = max(deadline - asyncio.get_running_loop().time(), 0.0)
+            await asyncio.wait([agent, self._cancel_wish], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if agent.cancelled():
+                raise AgentFailed("the agent raised CancelledError")
+            if agent.done():
+                agent.result()
+                return None
+            return "cancelled" if self._cancel_wish.done() else "deadline"
+        finally:
+            if not agent.done():
+                agent.cancel()
+                _, alive = await asyncio.wait([agent], timeout=OBEY_S)
+                if alive:
+                    log.error("an agent does not end and is left behind")
 
     def settle(self) -> None:
-        """From here on the turn is being stored, and `stop` comes too late."""
+        """From here on the turn is being stored or given back, and it is too late for `cancel` and a soft `stop`."""
         self._settling = True
 
-    def stop(self, error: ServiceError) -> None:
-        """End the turn with `error` instead of an answer; what is being stored already is let through."""
-        if not self._settling:
+    def stop(self, error: ServiceError, *, even_storing: bool = False) -> None:
+        """End the turn with `error` and no answer. What is being stored is let through, unless `even_storing`."""
+        if even_storing or not self._settling:
             self._stopped_by = error
             self._task.cancel()
 
     def cancel(self) -> None:
         """End the turn now, with what was said; what is being stored already is let through."""
-        if self._limit is None:
+        if self._cancel_wish is None:
             self.stop(TurnCancelled())
-        elif not self._settling:
-            self.cancelled = True
-            with suppress(RuntimeError):  # the deadline has passed in this very moment
-                self._limit.reschedule(asyncio.get_running_loop().time())
+        elif not self._cancel_wish.done():
+            self._cancel_wish.set_result(None)
 
     async def settled(self) -> None:
         """Return when the turn is stored or given back. Never raises for it."""

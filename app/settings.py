@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_FILE = ".env"
 MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
-STOP_S = 3.0  # of the grace: stopping what still runs and closing
+STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -22,7 +22,13 @@ def _upper(value: object) -> object:
 
 
 def _strip(value: object) -> object:
-    return value.strip() if isinstance(value, str) else value
+    return value.strip() or None if isinstance(value, str) else value
+
+
+def _one_line(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
+        raise ValueError
+    return value
 
 
 def _split(value: object) -> object:
@@ -67,12 +73,11 @@ class Settings(BaseSettings):
         ge=1,
         le=50,
     )
-    api_key: Annotated[SecretStr | None, BeforeValidator(_strip)] = setting(
+    api_key: Annotated[SecretStr | None, BeforeValidator(_strip), AfterValidator(_one_line)] = setting(
         "ANTHROPIC_API_KEY",
         None,
-        "a text without line breaks",
+        "a line of visible ASCII",
         "key of the Messages API",
-        min_length=1,
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = setting(
         "LOG_LEVEL",

@@ -4,6 +4,7 @@ Nothing that a user wrote is logged, at any level: records carry constant phrase
 is written as its class and the places it passed, because its text may hold input.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -11,6 +12,9 @@ import time
 import traceback
 from contextvars import ContextVar
 from types import TracebackType
+from typing import Any
+
+log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -20,6 +24,7 @@ _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {
     "color_message",
     "taskName",
 }
+OURS = ("app", "handler")
 _DEEPEST = 12  # frames of a traceback, innermost ones
 
 
@@ -52,12 +57,24 @@ def describe(kind: type[BaseException], trace: TracebackType | None) -> dict[str
 
 
 def configure(level: str) -> None:
-    """Send every record of the process at or above `level` to stdout as JSON. Safe to repeat."""
+    """Send our records at or above `level`, and others' at INFO or above, to stdout as JSON. Safe to repeat.
+
+    What libraries tell at DEBUG is not ours to vouch for: botocore prints the keys it has got.
+    """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JSONFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    root.setLevel(max(logging.getLevelNamesMapping()[level], logging.INFO))
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     # Access lines hold the path, and with it session ids that callers chose.
     for name in ("uvicorn.access", "mangum.http"):
         logging.getLogger(name).disabled = True
+
+
+def on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught on an event loop. asyncio's own handler would print the exception, text and all."""
+    error = context.get("exception")
+    extra = {"exception": describe(type(error), error.__traceback__)} if isinstance(error, BaseException) else {}
+    log.error("error on the event loop", extra=extra)

@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 import logging
 import time
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn
-from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S
-from app.errors import AgentFailed, ServiceError
+from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S, RELEASE_MARGIN_S
+from app.errors import AgentFailed, DeadlineExceeded, ServiceError, StoreUnavailable
 from app.events import Text, Turn, TurnDone, TurnStarted
 from app.running import RunningTurn
 from app.sessions import SessionKey
@@ -22,6 +23,7 @@ from app.work import Work
 
 log = logging.getLogger(__name__)
 
+RELEASE_S = 1.0  # a session that cannot be given back in this time is free when its lease ends
 YIELD_EVERY = 64  # events after which an agent that never waits lets other turns run
 
 
@@ -66,15 +68,17 @@ class TurnService:
             log.log(logging.WARNING if "error" in facts else logging.INFO, "turn finished", extra=facts)
 
     async def _run(self, request: TurnRequest, running: RunningTurn) -> dict[str, object]:
-        now = asyncio.get_running_loop().time()
-        lease_s = request.deadline - now + LEASE_MARGIN_S
-        claim = await self._claims.claim_or_wait(
-            request.key,
-            request.idempotency_key,
-            request.message,
-            lease_s,
-            min(request.wait_s, request.deadline - now),
-        )
+        left_s = request.deadline - _now()
+        if left_s <= 0:
+            raise DeadlineExceeded
+        async with _answered_until(request.deadline + COMMIT_MARGIN_S):
+            claim = await self._claims.claim_or_wait(
+                request.key,
+                request.idempotency_key,
+                request.message,
+                lease_s=left_s + LEASE_MARGIN_S,
+                wait_s=min(request.wait_s, left_s),
+            )
         if isinstance(claim, Turn):
             turn = claim
             _replay(request.key, turn, running)
@@ -89,25 +93,27 @@ class TurnService:
         try:
             turn = await self._answer(request, claim, running)
             running.settle()
-            left_s = request.deadline - asyncio.get_running_loop().time()
-            await self._claims.commit(claim, turn, max(left_s, 0.0) + COMMIT_MARGIN_S)
+            ends_at = request.deadline + COMMIT_MARGIN_S
+            async with _answered_until(ends_at):
+                await self._claims.commit(claim, turn, ends_at - _now())
         except BaseException:  # whatever ended it: nothing is stored, so the session must not stay held
-            await self._claims.release(claim)
+            running.settle()
+            await self._release(request, claim)
             raise
         return turn
+
+    async def _release(self, request: TurnRequest, claim: Claim) -> None:
+        limit_s = min(request.deadline + RELEASE_MARGIN_S - _now(), RELEASE_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._claims.release(claim, limit_s)
 
     async def _answer(self, request: TurnRequest, claim: Claim, running: RunningTurn) -> Turn:
         """Run the agent to its end, to the deadline or until it is cancelled, and return the turn it made."""
         work = Work()
-        try:
-            async with running.limit(request.deadline) as limit:
-                await self._follow(self._open(request, claim), work, running)
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise AgentFailed("the agent raised TimeoutError") from exc
-            work.cut("cancelled" if running.cancelled else "deadline")
-        if work.reason == "deadline":  # an agent that knows its deadline may end by itself in time
-            work.cut("deadline")
+        cut = await running.run_agent(self._follow(self._open(request, claim), work, running), request.deadline)
+        if cut or work.reason == "deadline":  # an agent that knows its deadline ends by itself in time
+            work.cut(cut or "deadline")
         return work.finish(claim.item.turn, request.message)
 
     async def _follow(self, turn: OpenTurn, work: Work, running: RunningTurn) -> None:
@@ -115,14 +121,16 @@ class TurnService:
         try:
             async with aclosing(self._agent(turn)) as events:  # type: ignore[type-var]  # `load` saw an async generator
                 async for event in events:
+                    if work.finished:  # this agent was left behind
+                        return
                     if shown := work.take(event):
                         running.emit(shown)
                     count += 1
                     if count % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
-        except (ServiceError, TimeoutError):
+        except (ServiceError, asyncio.CancelledError):
             raise
-        except Exception as exc:  # the agent is the user's code: one of the two edges where anything may come
+        except BaseException as exc:  # the agent is the user's code: one of the two edges where anything may come
             raise AgentFailed(f"the agent raised {type(exc).__name__}") from exc
 
     def _open(self, request: TurnRequest, claim: Claim) -> OpenTurn:
@@ -144,3 +152,17 @@ def _replay(key: SessionKey, turn: Turn, running: RunningTurn) -> None:
         running.emit(tool)
     if turn.answer:
         running.emit(Text(turn.answer))
+
+
+@asynccontextmanager
+async def _answered_until(instant: float) -> AsyncIterator[None]:
+    """Limit what the store may take, its own retries included."""
+    try:
+        async with asyncio.timeout_at(instant):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable("the session store did not answer in time") from None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -28,7 +28,7 @@ MAX_DEPTH = 64  # of nested JSON; the contract needs one
 MAX_WAIT_S = 60  # of `Prefer: wait=N`; what asks for more waits this long
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # all but tab, line feed and carriage return
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab, line feed and carriage return
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])", re.IGNORECASE)
@@ -40,13 +40,26 @@ def _no_control_characters(text: str) -> str:
     return text
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "a message must say something")
+    return text
+
+
+def reachable(session_id: str) -> str:
+    """Return the session id; `.` and `..` are none, because clients and proxies take them out of a path."""
+    if session_id in (".", ".."):
+        raise PydanticCustomError("dots_only", "a session id cannot be a step in a path")
+    return session_id
+
+
 class ChatRequest(BaseModel):
     """The body of `POST /chat`. Without `session_id` the service makes a new session."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    message: Annotated[str, Field(min_length=1), AfterValidator(_no_control_characters)]
-    session_id: Annotated[str, Field(pattern=SESSION_ID)] | None = None
+    message: Annotated[str, Field(min_length=1), AfterValidator(_no_control_characters), AfterValidator(_not_blank)]
+    session_id: Annotated[str, Field(pattern=SESSION_ID), AfterValidator(reachable)] | None = None
 
 
 class UsageBody(BaseModel):
@@ -132,18 +145,18 @@ def parse_timeout(values: Sequence[str]) -> float | None:
     return float(values[0]) or None
 
 
-def wants_stream(accept: str | None) -> bool:
-    """Return whether the caller takes SSE, which it must name; JSON is for everybody else.
+def wants_stream(accept: str) -> bool:
+    """Return whether the caller takes SSE, which it must name and not like less than JSON.
 
     Raises:
         NotAcceptable: neither is accepted.
     """
-    accepted = {media for media, weight in map(_media_range, (accept or "*/*").split(",")) if weight > 0}
-    if "text/event-stream" in accepted:
-        return True
-    if accepted.isdisjoint({"application/json", "application/*", "*/*"}):
+    weights = dict(map(_media_range, (accept or "*/*").split(",")))
+    stream = weights.get("text/event-stream", 0.0)
+    document = next((weights[each] for each in ("application/json", "application/*", "*/*") if each in weights), 0.0)
+    if not stream and not document:
         raise NotAcceptable
-    return False
+    return stream > 0 and stream >= document
 
 
 def chat_body(done: TurnDone) -> bytes:

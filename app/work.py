@@ -4,11 +4,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic_core import from_json, to_json
+
 from app.errors import AgentFailed, DeadlineExceeded, ResponseTooLarge, TurnCancelled
 from app.events import AgentEvent, State, Stop, StopReason, Text, ToolCall, ToolResult, Turn, Usage
 
 # More fits into no item even when compressed; it also bounds what waits in memory for a slow reader.
 MAX_CHARS = 1_000_000
+DEEP, DEEP_END = b"[" * 8, b"]" * 8  # more than the stored turn wraps around what a tool was given or gave
 
 
 @dataclass(slots=True)
@@ -21,6 +24,7 @@ class Work:
     reason: StopReason = "end_turn"
     usage: Usage = field(default_factory=Usage)
     chars: int = 0
+    finished: bool = False
 
     def take(self, event: AgentEvent) -> Text | ToolCall | ToolResult | None:
         """Add an event of the agent and return what its reader is shown of it."""
@@ -30,6 +34,8 @@ class Work:
             case ToolCall() | ToolResult():
                 return self._take_tool(event)
             case State():
+                if len(event.data) > MAX_CHARS:
+                    raise ResponseTooLarge("the agent's state passed its limit")
                 self.state = event.data
             case Usage():
                 self.usage = event
@@ -45,23 +51,30 @@ class Work:
             text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8
         if not text:
             return None
-        self._count(text)
+        self._count(len(text))
         self.answer.append(text)
         return Text(text)
 
     def _take_tool(self, event: ToolCall | ToolResult) -> ToolCall | ToolResult:
+        kind = type(event).__name__
+        fields = [getattr(event, name) for name in event.__slots__]
         try:
-            fields = [getattr(event, name) for name in event.__slots__]
-            document = json.dumps(fields, allow_nan=False, ensure_ascii=False)
-            document.encode()
+            # The turn is stored by the other encoder, which is laxer in writing and less deep in reading.
+            json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+            document = to_json(fields)
+            from_json(DEEP + document + DEEP_END)
         except (TypeError, ValueError, RecursionError) as exc:
-            raise AgentFailed(f"the agent yielded a {type(event).__name__} that is not JSON") from exc
-        self._count(document)
+            raise AgentFailed(f"the agent yielded a {kind} that is not JSON, or nested too deeply") from exc
+        known = {tool.id for tool in self.tools if isinstance(tool, type(event))}
+        asked = {tool.id for tool in self.tools if isinstance(tool, ToolCall)}
+        if event.id in known or (isinstance(event, ToolResult) and event.id not in asked):
+            raise AgentFailed(f"the agent yielded a {kind} with an id that does not fit")
+        self._count(len(document))
         self.tools.append(event)
         return event
 
-    def _count(self, text: str) -> None:
-        self.chars += len(text)
+    def _count(self, chars: int) -> None:
+        self.chars += chars
         if self.chars > MAX_CHARS:
             raise ResponseTooLarge("what the agent said and did passed its limit")
 
@@ -77,6 +90,7 @@ class Work:
 
     def finish(self, number: int, message: str) -> Turn:
         """Return the turn. No tool call stays without its result, however the agent came to its end."""
+        self.finished = True
         answered = {tool.id for tool in self.tools if isinstance(tool, ToolResult)}
         calls = [tool for tool in self.tools if isinstance(tool, ToolCall)]
         unanswered = [ToolResult(call.id, None, ok=False) for call in calls if call.id not in answered]

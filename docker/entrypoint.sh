@@ -6,6 +6,9 @@
 # exec, because Python must be process 1: it is the one that handles SIGTERM.
 set -eu
 
+# An empty variable counts as unset, and unset means a laptop's default to the service.
+export HOST="${HOST:-0.0.0.0}" PORT="${PORT:-8000}" SESSIONS_FILE="${SESSIONS_FILE:-/tmp/sessions.db}"
+
 lambda() {
     # Only with a managed runtime's name here does awslambdaric poll in a thread, which lets Python see SIGTERM.
     export AWS_EXECUTION_ENV="${AWS_EXECUTION_ENV:-AWS_Lambda_python3.13}"

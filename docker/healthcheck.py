@@ -7,14 +7,14 @@ import sys
 
 def main() -> int:
     """Ask once. The limit is below the Dockerfile's own, so that the reason is printed instead of lost."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["PORT"]), timeout=2)
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("PORT") or 8000), timeout=2)
     try:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as exc:
         print(f"/healthz did not answer: {exc}", file=sys.stderr)
         return 1
-    return 0 if status == 200 else 1
+    return 0 if status == http.HTTPStatus.OK else 1
 
 
 if __name__ == "__main__":

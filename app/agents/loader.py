@@ -22,16 +22,19 @@ def load(name: str) -> Agent:
 
     Raises:
         ConfigurationError: there is no such module or object, its import raises, or it is nothing that can be served.
+            Without its cause, whose text holds the value of AGENT, or whatever the module raised.
     """
     target = BUILT_IN.get(name, name)
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as exc:
-        raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from exc
-    except Exception as exc:  # the module is the user's and may raise anything
-        raise ConfigurationError([f"AGENT cannot be imported: {type(exc).__name__}"]) from exc
+        raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None
+    except Exception as exc:  # noqa: BLE001 the module is the user's and may raise anything
+        raise ConfigurationError([f"AGENT cannot be imported: {type(exc).__name__}"]) from None
     if adapter := ADAPTERS.get(type(found).__module__.partition(".")[0]):
         return cast("Agent", importlib.import_module(adapter).adapt(found))
+    if inspect.isclass(found):
+        raise ConfigurationError(["AGENT must be an async generator function or an object; this is a class"])
     if not inspect.isasyncgenfunction(found) and not inspect.isasyncgenfunction(
         getattr(found, "__call__", None)  # noqa: B004 the function itself is asked for, not whether there is one
     ):

@@ -99,7 +99,7 @@ class Tool:
             return Outcome(request.id, _cut(await self._call(arguments)), ok=True)
         except ToolError as exc:
             return Outcome(request.id, _cut(str(exc)), ok=False)
-        except Exception as exc:  # noqa: BLE001 a tool is the user's code, and its failure the model's to handle
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 the user's code, and its failure the model's to handle
             return Outcome(request.id, f"The tool failed: {type(exc).__name__}", ok=False)
 
     async def _call(self, arguments: Mapping[str, Any]) -> str:
@@ -167,11 +167,11 @@ def load(name: str | None) -> Toolbox:
     try:
         functions = list(pkgutil.resolve_name(name))
     except (ImportError, AttributeError, ValueError) as exc:
-        raise ConfigurationError([f"AGENT_TOOLS cannot be found: {type(exc).__name__}"]) from exc
-    except TypeError as exc:
-        raise ConfigurationError(["AGENT_TOOLS must name a list of functions"]) from exc
-    except Exception as exc:  # the module is the user's and may raise anything
-        raise ConfigurationError([f"AGENT_TOOLS cannot be imported: {type(exc).__name__}"]) from exc
+        raise ConfigurationError([f"AGENT_TOOLS cannot be found: {type(exc).__name__}"]) from None
+    except TypeError:
+        raise ConfigurationError(["AGENT_TOOLS must name a list of functions"]) from None
+    except Exception as exc:  # noqa: BLE001 the module is the user's and may raise anything
+        raise ConfigurationError([f"AGENT_TOOLS cannot be imported: {type(exc).__name__}"]) from None
     return Toolbox(functions)
 
 

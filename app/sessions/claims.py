@@ -5,24 +5,28 @@ step. Every step is safe to repeat, and a step whose acknowledgement was lost is
 """
 
 import asyncio
+import logging
 import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from app.errors import (
+    DamagedTurn,
     IdempotencyKeyReused,
     LeaseLost,
     SessionBusy,
     SessionConflict,
+    StoreRefused,
     StoreUnavailable,
     TurnInProgress,
 )
 from app.events import Turn
 from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.codec import pack, unpack
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 5  # a claim loses only to another claim; five lost in a row is a busy session
 POLL_S = (0.05, 0.5)  # first and longest pause between two looks at a busy session, before jitter
@@ -70,12 +74,13 @@ class Claims:
                 if item.req == request_id:
                     return _replay(item, message)
             head = items[0] if items else None
+            history = _history(done)
             if head is not None and head.body is None and head.run == run:
-                return self._won(key, head, done)  # our write landed, its acknowledgement did not
+                return Claim(key, head, history)  # our write landed, its acknowledgement did not
             dead_run = self._dead_run(head, request_id)
             item = self._next(head, run, request_id, lease_s)
             if await self._put(key, item, dead_run):
-                return self._won(key, item, done)
+                return Claim(key, item, history)
         raise SessionBusy
 
     async def claim_or_wait(
@@ -115,14 +120,18 @@ class Claims:
                 if await self.store.commit(claim.key, item):
                     return
                 raise LeaseLost
-            except StoreUnavailable:
-                if self._now() >= give_up:
+            except StoreUnavailable as exc:
+                if isinstance(exc, StoreRefused) or self._now() >= give_up:
                     raise
             await asyncio.sleep(COMMIT_RETRY_S)
 
-    async def release(self, claim: Claim) -> None:
-        """Give the turn back so that the next request need not wait for the lease. A silent store is let be."""
-        await self._give_back(claim.key, claim.item)
+    async def release(self, claim: Claim, limit_s: float = 0.0) -> None:
+        """Give the turn back so that the next request need not wait for the lease; try for up to `limit_s` seconds."""
+        give_up = self._now() + limit_s
+        while not await self._give_back(claim.key, claim.item):
+            if self._now() >= give_up:
+                return
+            await asyncio.sleep(COMMIT_RETRY_S)
 
     async def _put(self, key: SessionKey, item: TurnItem, dead_run: str | None) -> bool:
         try:
@@ -131,9 +140,13 @@ class Claims:
             await self._give_back(key, item)
             raise
 
-    async def _give_back(self, key: SessionKey, item: TurnItem) -> None:
-        with suppress(StoreUnavailable):  # then the lease ends by itself
+    async def _give_back(self, key: SessionKey, item: TurnItem) -> bool:
+        """Release the item and return whether the store answered; if it never does, the lease ends by itself."""
+        try:
             await self.store.release(key, item.turn, item.run)
+        except StoreUnavailable:
+            return False
+        return True
 
     def _done(self, items: Sequence[TurnItem]) -> list[TurnItem]:
         now = self.clock()
@@ -152,10 +165,6 @@ class Claims:
         number = 1 if head is None else head.turn if head.body is None else head.turn + 1
         return TurnItem(turn=number, run=run, req=req, expires=int(now) + self.keep_s, lease=now + lease_s)
 
-    def _won(self, key: SessionKey, item: TurnItem, done: Sequence[TurnItem]) -> Claim:
-        history = [unpack(each.turn, each.body) for each in reversed(done) if each.body is not None]
-        return Claim(key, item, history)
-
     async def _wait_until_free(self, key: SessionKey, give_up: float) -> bool:
         """Return True once no living lease is seen, False when `give_up` passes first."""
         pause_s, longest_s = POLL_S
@@ -170,6 +179,17 @@ class Claims:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _history(done: Sequence[TurnItem]) -> list[Turn]:
+    """Return the turns, oldest first. One that cannot be read is left out, or its session could never go on."""
+    turns = []
+    for item in reversed(done):
+        try:
+            turns.append(unpack(item.turn, item.body or b""))
+        except DamagedTurn:
+            log.error("a stored turn cannot be read", extra={"turn": item.turn})  # noqa: TRY400 the class says it all
+    return turns
 
 
 def _replay(item: TurnItem, message: str) -> Turn:

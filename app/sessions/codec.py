@@ -2,13 +2,15 @@
 
 import base64
 import zlib
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from app.errors import ResponseTooLarge
+from app.errors import DamagedTurn, ResponseTooLarge
 from app.events import ToolCall, ToolResult, Turn, Usage
 
 COMPRESS_OVER_BYTES = 64 * 1024  # below, a readable table is worth more than the saved capacity
+MAX_UNPACKED_BYTES = 4_000_000  # what compresses better is no conversation, and each later turn would unpack it again
 MAX_BODY_BYTES = 390_000  # an item holds 400 KB with names and the other attributes; moto refuses at 405,000
 
 
@@ -29,6 +31,8 @@ def pack(turn: Turn) -> bytes:
     if turn.state:
         document["state"] = base64.b64encode(turn.state).decode()
     body = to_json(document)
+    if len(body) > MAX_UNPACKED_BYTES:
+        raise ResponseTooLarge("the turn is too large to be read again with each later one")
     if len(body) > COMPRESS_OVER_BYTES:
         body = zlib.compress(body)
     if len(body) > MAX_BODY_BYTES:
@@ -42,8 +46,18 @@ def is_text(body: bytes) -> bool:
 
 
 def unpack(number: int, body: bytes) -> Turn:
-    """Return the turn that `pack` wrote."""
-    document = from_json(body if is_text(body) else zlib.decompress(body))
+    """Return the turn that `pack` wrote.
+
+    Raises:
+        DamagedTurn: this is not what `pack` wrote.
+    """
+    try:
+        return _turn(number, from_json(body if is_text(body) else zlib.decompress(body)))
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as exc:
+        raise DamagedTurn from exc
+
+
+def _turn(number: int, document: dict[str, Any]) -> Turn:
     return Turn(
         number=number,
         message=document["message"],

@@ -21,6 +21,11 @@ from aiodynamo.credentials import (
 )
 from aiodynamo.http.types import HttpImplementation
 
+from app.errors import StoreUnavailable
+
+# The last one is EKS Pod Identity's; aiodynamo knows container metadata only with a token in the environment.
+BOTOCORE_ONLY = {"AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"}
+
 
 class BotocoreCredentials(Credentials):
     """Keys from whatever source botocore resolves; botocore refreshes them before they expire."""
@@ -30,7 +35,10 @@ class BotocoreCredentials(Credentials):
 
     async def get_key(self, http: HttpImplementation) -> Key | None:  # noqa: ARG002 botocore has its own HTTP client
         """Return the key that is valid now, refreshed where its source says so."""
-        return await asyncio.to_thread(self._get_key)
+        try:
+            return await asyncio.to_thread(self._get_key)
+        except Exception as exc:  # botocore's sources raise what they like: HTTP, files, processes
+            raise StoreUnavailable(f"AWS keys cannot be had: {type(exc).__name__}") from exc
 
     def _get_key(self) -> Key | None:
         from botocore.session import Session  # noqa: PLC0415 200 ms that only these sources may cost
@@ -49,7 +57,7 @@ class BotocoreCredentials(Credentials):
 
     def is_disabled(self) -> bool:
         """Return whether nothing is configured that needs botocore, or botocore is not installed."""
-        configured = {"AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"} & os.environ.keys()
+        configured = BOTOCORE_ONLY & os.environ.keys()
         profiles = Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
         return not (configured or profiles.is_file()) or importlib.util.find_spec("botocore") is None
 

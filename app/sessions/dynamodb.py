@@ -13,14 +13,24 @@ from typing import Any, Self, TypeAlias
 
 import aiohttp
 from aiodynamo.client import Client
-from aiodynamo.credentials import Credentials
-from aiodynamo.errors import AIODynamoError, ConditionalCheckFailed
+from aiodynamo.credentials import Credentials, TooManyRetries
+from aiodynamo.errors import (
+    AccessDenied,
+    AIODynamoError,
+    ConditionalCheckFailed,
+    IncompleteSignature,
+    MissingAuthenticationToken,
+    SerializationException,
+    TableNotFound,
+    UnrecognizedClient,
+    ValidationException,
+)
 from aiodynamo.http.aiohttp import AIOHTTP
 from aiodynamo.models import RetryConfig, RetryTimeout
 from aiodynamo.types import Seconds
 from yarl import URL
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.sessions import SessionKey, TurnItem
 from app.sessions.codec import is_text
 
@@ -29,8 +39,21 @@ TIMEOUT = aiohttp.ClientTimeout(total=2.0, connect=1.0)
 ATTEMPTS = 3
 BACKOFF_S = 0.05  # before the second attempt, doubled before the third; full jitter
 IDLE_CONNECTION_S = 55  # below a minute, where the service and most NAT gateways drop idle connections
+CONNECTIONS = 1000  # a call waits for a free one within its time, and turns are limited elsewhere
 BATCH_DELETES = 25  # BatchWriteItem's limit
+UNPROCESSED_PAUSE_S = 0.1
 ERASE_ROUNDS = 400  # bounds `delete` at 10,000 turns a call; nobody types that many
+
+# What asking again does not change.
+REFUSED = (
+    AccessDenied,
+    IncompleteSignature,
+    MissingAuthenticationToken,
+    SerializationException,
+    TableNotFound,
+    UnrecognizedClient,
+    ValidationException,
+)
 
 # aiodynamo's clients log whole requests and credential errors; a level no record reaches keeps users' words out.
 SILENCED = ("aiodynamo", "aiodynamo.request", "aiodynamo.response")
@@ -39,7 +62,7 @@ Attributes: TypeAlias = dict[str, dict[str, str]]
 
 
 class ShortRetry(RetryConfig):
-    """Up to ATTEMPTS attempts within a second; aiodynamo's own pauses start at seconds."""
+    """Up to ATTEMPTS attempts with short pauses; aiodynamo's own start at seconds."""
 
     def delays(self) -> Iterable[Seconds]:
         return (random.uniform(0, BACKOFF_S * 2**n) for n in range(ATTEMPTS - 1))  # noqa: S311 jitter
@@ -68,7 +91,7 @@ class DynamoDBStore:
         # DummyCookieJar: DynamoDB sets no cookies, and the real jar costs time on every request.
         self._session = aiohttp.ClientSession(
             timeout=TIMEOUT,
-            connector=aiohttp.TCPConnector(keepalive_timeout=IDLE_CONNECTION_S),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_CONNECTION_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._client = Client(
@@ -99,7 +122,7 @@ class DynamoDBStore:
             ConsistentRead=True,
             Limit=limit,
         )
-        return [_load(item) for item in page["Items"]]
+        return _items(page)
 
     async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
         if dead_run is None:
@@ -120,17 +143,20 @@ class DynamoDBStore:
             if not items:
                 return
             deletes = [{"DeleteRequest": {"Key": _key(key, item.turn)}} for item in items]
-            await self._send("BatchWriteItem", RequestItems={self._table: deletes})
+            answer = await self._send("BatchWriteItem", RequestItems={self._table: deletes})
+            if answer.get("UnprocessedItems"):  # the table throttles; they are found again by the next round
+                await asyncio.sleep(UNPROCESSED_PAUSE_S)
         raise StoreUnavailable("the session is still not empty; delete it again")
 
     async def ping(self) -> None:
         # No session id is empty, so this partition is: half a read unit.
-        await self._send(
+        page = await self._send(
             "Query",
             KeyConditionExpression="pk = :pk",
             ExpressionAttributeValues={":pk": {"S": "/"}},
             Limit=1,
         )
+        _items(page)
 
     async def _write(self, action: str, condition: str, run: str | None = None, **payload: object) -> bool:
         """Send a conditional write and return whether its condition held."""
@@ -150,15 +176,9 @@ class DynamoDBStore:
             return await self._client.send_request(action=action, payload=payload)
         except ConditionalCheckFailed:
             raise
-        except (
-            AIODynamoError,
-            RetryTimeout,
-            aiohttp.ClientError,
-            TimeoutError,
-            OSError,
-            ValueError,
-        ) as exc:
-            # The class tells an operator enough (TableNotFound, AccessDenied …); the text may hold an item.
+        except REFUSED as exc:  # here and below: the class tells an operator enough, and the text may hold an item
+            raise StoreRefused(f"DynamoDB {action} failed: {type(exc).__name__}") from exc
+        except (AIODynamoError, RetryTimeout, TooManyRetries, aiohttp.ClientError, OSError, ValueError) as exc:
             raise StoreUnavailable(f"DynamoDB {action} failed: {type(exc).__name__}") from exc
 
 
@@ -180,6 +200,13 @@ def _dump(key: SessionKey, item: TurnItem) -> Attributes:
             {"S": item.body.decode()} if is_text(item.body) else {"B": base64.b64encode(item.body).decode()}
         )
     return attributes
+
+
+def _items(page: Mapping[str, Any]) -> list[TurnItem]:
+    try:
+        return [_load(item) for item in page["Items"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:  # some other server, or some other table
+        raise StoreUnavailable("DynamoDB Query answered something that is no session") from exc
 
 
 def _load(attributes: Mapping[str, Mapping[str, str]]) -> TurnItem:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.sessions import SessionKey, TurnItem
 
 T = TypeVar("T")
@@ -92,8 +92,10 @@ class SQLiteStore:
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._open()))
-        except sqlite3.Error as exc:
-            raise StoreUnavailable("the SQLite session file cannot be used") from exc
+        except sqlite3.OperationalError as exc:
+            raise _translated(exc) from exc
+        except (sqlite3.Error, OSError, ValueError) as exc:
+            raise StoreRefused("the SQLite session file cannot be used") from exc
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -124,7 +126,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
             connection.executescript(SCHEMA)
             break
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+            if not _is_busy(exc) or time.monotonic() > give_up:
                 raise
         time.sleep(BUSY_PAUSE_S)
     connection.execute("DELETE FROM turns WHERE expires < ?", (int(time.time()),))
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE == sqlite3.SQLITE_BUSY
+
+
+def _translated(error: sqlite3.OperationalError) -> StoreUnavailable:
+    kind = StoreUnavailable if _is_busy(error) else StoreRefused
+    return kind(f"the SQLite session file cannot be used: {getattr(error, 'sqlite_errorname', 'unknown')}")
