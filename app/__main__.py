@@ -15,7 +15,7 @@ for _each in (signal.SIGTERM, signal.SIGINT):
     signal.signal(_each, _leave)
 
 import argparse  # noqa: E402
-import asyncio  # noqa: E402
+import asyncio  # noqa: E402, TC003 a name in an annotation that is a text
 import importlib.util  # noqa: E402
 import json  # noqa: E402
 from typing import Literal  # noqa: E402

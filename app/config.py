@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from app.errors import ConfigurationError
 from app.settings import ENV_FILE, Settings
 
-__all__ = ["Settings", "load", "load_valid"]
+__all__ = ["OWN_PREFIXES", "Settings", "load", "load_valid"]
 
 OWN_PREFIXES = ("AGENT_", "SESSIONS_")  # a variable that starts so is ours, so an unknown one is a typing error
 # But for what Kubernetes sets in every pod beside a service called agent or agent-service.

@@ -1,6 +1,7 @@
 """Agents that behave badly in one way each, for `AGENT=tests.agents:name`."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -96,6 +97,18 @@ class Gated:
         yield "done"
 
 
-async def hostile_to_json(_: OpenTurn) -> AsyncIterator[AgentEvent]:
-    """Say a million characters that compress well, and that JSON writes in six bytes each, twice over."""
-    yield "\x01" * 1_000_000
+async def lengthy(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say what compresses well into an item, and what a few of fill a response of Lambda."""
+    yield "x" * 900_000
+
+
+async def exiting(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Try to end the process."""
+    yield "bye"
+    sys.exit(3)
+
+
+async def other_loop(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Take the current event loop away from this thread, as `asyncio.run` does wherever it is called."""
+    yield "hello"
+    asyncio.get_running_loop().call_soon(asyncio.set_event_loop, None)

@@ -1,11 +1,12 @@
 """What every test may ask for."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.config import Settings
+from app.config import OWN_PREFIXES, Settings
 from tests.entry_points import ENTRY_POINTS, Client
 
 
@@ -13,6 +14,15 @@ from tests.entry_points import ENTRY_POINTS, Client
 def anyio_backend() -> str:
     """The service runs on asyncio only: aiohttp does."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on the variables of whoever runs it."""
+    ours = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    for name in os.environ:
+        if name in ours or name.startswith(OWN_PREFIXES):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -55,9 +56,24 @@ class Client(Protocol):
     def request(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str | bytes] = {}) -> Answer:
         """Make one request and wait for the whole answer."""
 
+    def stored(self) -> int:
+        """Return how many turns are in the session file, open ones too."""
+
 
 @dataclass
-class HTTPClient:
+class SessionFile:
+    """The session file of a service that runs in `folder`."""
+
+    folder: Path
+
+    def stored(self) -> int:
+        """Return how many turns are in it, open ones too."""
+        with contextlib.closing(sqlite3.connect(self.folder / "sessions.db")) as file:
+            return int(file.execute("SELECT count(*) FROM turns").fetchone()[0])
+
+
+@dataclass
+class HTTPClient(SessionFile):
     """Anything that speaks httpx2: the app in this process, or a server."""
 
     http: httpx2.Client
@@ -71,7 +87,7 @@ class HTTPClient:
 
 
 @dataclass
-class HandlerClient:
+class HandlerClient(SessionFile):
     """`handler.handler` in a process of its own, fed HTTP API events (payload 2.0)."""
 
     process: subprocess.Popen[str]
@@ -85,7 +101,7 @@ class HandlerClient:
         text = base64.b64decode(content).decode() if result.get("isBase64Encoded") else content
         return Answer(result["statusCode"], {k.lower(): v for k, v in result["headers"].items()}, text)
 
-    def invoke(self, event: object, remaining_ms: int = 10_000) -> Any:
+    def invoke(self, event: object, remaining_ms: object = 10_000) -> Any:
         """Invoke the handler with any event and return what it returned."""
         assert self.process.stdin
         assert self.process.stdout
@@ -120,7 +136,7 @@ def asgi(folder: Path) -> Iterator[Client]:
     """The app in this process, its lifespan around it."""
     app = create_app(Settings(_env_file=None, sessions_file=folder / "sessions.db"))
     with TestClient(app, raise_server_exceptions=False) as http:
-        client = HTTPClient(http)
+        client = HTTPClient(folder, http)
         wait_until(lambda: client.request("GET", "/readyz").status == 200)
         yield client
 
@@ -129,7 +145,7 @@ def asgi(folder: Path) -> Iterator[Client]:
 def uvicorn(folder: Path) -> Iterator[Client]:
     """`uvicorn app:app` as a user starts it."""
     with server([sys.executable, "-m", "uvicorn", "app:app"], folder) as running:
-        yield HTTPClient(running.http)
+        yield HTTPClient(folder, running.http)
 
 
 @contextlib.contextmanager
@@ -144,7 +160,7 @@ def handler(folder: Path, **variables: str) -> Iterator[HandlerClient]:
         text=True,
     )
     try:
-        yield HandlerClient(process)
+        yield HandlerClient(folder, process)
     finally:
         with process:
             process.stdin.close()  # type: ignore[union-attr]  # a pipe, as asked for

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import handler
 
@@ -9,10 +10,10 @@ import handler
 class Context:
     """The part of Lambda's context object that the service reads."""
 
-    def __init__(self, remaining_ms: int) -> None:
+    def __init__(self, remaining_ms: Any) -> None:
         self._remaining_ms = remaining_ms
 
-    def get_remaining_time_in_millis(self) -> int:
+    def get_remaining_time_in_millis(self) -> Any:
         return self._remaining_ms
 
 

@@ -40,6 +40,8 @@ BAD_BODIES = {
     "list": (body(message=[CANARY]), 422, "validation-failed"),
     "NUL": (body(message=f"{CANARY}\x00"), 422, "validation-failed"),
     "escape": (body(message=f"{CANARY}\x1b[2J"), 422, "validation-failed"),
+    "escape of eight bits": (body(message=f"{CANARY}\x9b2J"), 422, "validation-failed"),
+    "blank": (body(message=" \n"), 422, "validation-failed"),
     "unknown field": (body(**{CANARY: 1}), 422, "validation-failed"),
     "long message": (body(message=CANARY + "x" * 32_768), 413, "content-too-large"),
     "long in bytes": (body(message="é" * 16_385), 413, "content-too-large"),
@@ -48,6 +50,7 @@ BAD_BODIES = {
         f"session id {name}": (body(session_id=value), 422, "validation-failed")
         for name, value in {
             "number": 7,
+            "dots": "..",
             "empty": "",
             "long": "x" * 129,
             "slash": f"{CANARY}/x",
@@ -62,12 +65,13 @@ BAD_BODIES = {
 @pytest.mark.parametrize("name", BAD_BODIES)
 def test_a_bad_body_is_a_problem_and_stores_nothing(client: Client, name: str) -> None:
     content, status, slug = BAD_BODIES[name]
-    session = str(uuid.uuid4())
+    session = f"{CANARY}-{uuid.uuid4()}"
+    before = client.stored()
     answer = client.request("POST", "/chat", content.replace(b"SESSION", session.encode()), JSON)
     assert (answer.status, answer.slug) == (status, slug)
     assert answer.headers["content-type"] == "application/problem+json"
     assert CANARY not in answer.body
-    assert client.request("GET", f"/sessions/{session}").status == 404
+    assert client.stored() == before
 
 
 @pytest.mark.parametrize(
@@ -84,11 +88,18 @@ def test_a_bad_body_is_a_problem_and_stores_nothing(client: Client, name: str) -
     ids=["no type", "text", "form", "long key", "empty key", "key with space", "key with accent"],
 )
 def test_a_bad_header_is_a_problem(client: Client, headers: dict[str, str | bytes], status: int, slug: str) -> None:
-    session = str(uuid.uuid4())
-    answer = client.request("POST", "/chat", body(session_id=session), headers)
+    before = client.stored()
+    answer = client.request("POST", "/chat", body(session_id=str(uuid.uuid4())), headers)
     assert (answer.status, answer.slug) == (status, slug)
     assert CANARY not in answer.body
-    assert client.request("GET", f"/sessions/{session}").status == 404
+    assert client.stored() == before
+
+
+def test_what_is_good_is_stored(client: Client) -> None:
+    """Or the tests above would prove nothing."""
+    before = client.stored()
+    assert client.request("POST", "/chat", body(session_id=str(uuid.uuid4())), JSON).status == 200
+    assert client.stored() == before + 1
 
 
 def test_a_type_with_a_charset_is_json(client: Client) -> None:

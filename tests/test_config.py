@@ -63,6 +63,16 @@ def test_a_secret_loses_its_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key.get_secret_value() == CANARY
 
 
+@pytest.mark.parametrize("key", [f"{CANARY}\n{CANARY}", f"{CANARY}\xff", f"{CANARY}\t{CANARY}"])
+def test_a_secret_that_fits_into_no_header_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    assert problems(monkeypatch, ANTHROPIC_API_KEY=key) == ["ANTHROPIC_API_KEY must be a line of visible ASCII"]
+
+
+def test_a_secret_of_nothing_but_a_line_end_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "\n")
+    assert config.load().api_key is None
+
+
 def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("AGENT_MAX_STEPS=3\nPORT=9000\n")
     monkeypatch.setenv("PORT", "9001")
@@ -250,3 +260,20 @@ def test_check_config_says_what_is_wrong_and_fails() -> None:
 def test_a_bad_setting_ends_the_server_with_one_line_each() -> None:
     ended = run_app(PORT="http")
     assert (ended.returncode, ended.stderr) == (78, "PORT must be a whole number from 1 to 65535\n")
+
+
+@pytest.mark.parametrize("entry", [["-m", "app"], ["-m", "app", "check-config"], ["-m", "uvicorn", "app:app"]])
+def test_an_agent_that_cannot_be_had_is_a_bad_setting_like_any_other(entry: list[str], tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, *entry],
+        cwd=tmp_path,
+        env=environment(AGENT=f"{CANARY.replace('-', '_')}:agent", SESSIONS_TABLE="sessions"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "AGENT cannot be found: ModuleNotFoundError" in ended.stderr
+    assert "AWS_REGION is required with SESSIONS_TABLE" in ended.stderr
+    assert CANARY.replace("-", "_") not in ended.stdout.replace('"agent": "canary_7f3a:agent"', "") + ended.stderr

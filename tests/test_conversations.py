@@ -127,6 +127,14 @@ def test_a_retry_with_its_key_replays_the_answer(client: Client, session: str) -
     assert len(client.request("GET", f"/sessions/{session}").json["turns"]) == 1
 
 
+def test_a_retry_with_its_key_and_without_a_session_finds_the_session_that_was_made(client: Client) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    first, again = chat(client, {"message": "once"}, key), chat(client, {"message": "once"}, key)
+    assert (again.body, again.headers["idempotency-replayed"]) == (first.body, "true")
+    other = chat(client, {"message": "twice"}, key)
+    assert (other.json["turn"], other.json["session_id"] == first.json["session_id"]) == (1, False)
+
+
 def test_a_replay_streams_like_the_turn(client: Client, session: str) -> None:
     key = {"Idempotency-Key": "k-1"}
     first = chat(client, {"message": "once", "session_id": session}, key).json
@@ -182,8 +190,9 @@ def test_an_odd_request_id_is_replaced(client: Client, value: bytes) -> None:
 
 
 def test_a_wrong_method_names_the_right_ones(client: Client) -> None:
-    answer = client.request("GET", "/chat")
-    assert (answer.status, answer.slug, answer.headers["allow"]) == (405, "method-not-allowed", "POST")
+    answers = [client.request("GET", "/chat"), client.request("PUT", "/sessions/a")]
+    assert [(each.status, each.slug) for each in answers] == [(405, "method-not-allowed")] * 2
+    assert [each.headers["allow"] for each in answers] == ["POST", "DELETE, GET"]
 
 
 @pytest.mark.parametrize("target", ["/chat/", "/healthz/", "//chat", "/chat/canary-7f3a"])
@@ -196,6 +205,19 @@ def test_a_path_that_is_nearly_right_is_not_found(client: Client, target: str) -
 def test_json_is_for_who_does_not_name_sse(client: Client, accept: str, session: str) -> None:
     answer = chat(client, {"message": "hello", "session_id": session}, {"Accept": accept})
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json, text/event-stream;q=0.1", "application/json"),
+        ("application/json;q=0.1, text/event-stream", "text/event-stream; charset=utf-8"),
+        ("text/event-stream, */*", "text/event-stream; charset=utf-8"),
+    ],
+)
+def test_the_rendering_that_is_liked_better_is_given(client: Client, accept: str, kind: str, session: str) -> None:
+    answer = chat(client, {"message": "hello", "session_id": session}, {"Accept": accept})
+    assert (answer.status, answer.headers["content-type"]) == (200, kind)
 
 
 @pytest.mark.parametrize("accept", ["text/html", "text/event-stream;q=0", "application/json;q=x"])

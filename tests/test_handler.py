@@ -43,6 +43,8 @@ NO_REQUESTS: dict[str, object] = {
     "headers in a list": chat_event(headers=[CANARY]),
     "headers in a text": chat_event(headers=CANARY),
     "body a number": chat_event(body=7),
+    "method in a list": {"httpMethod": [], "path": "/healthz", "requestContext": {}},
+    "method a number": {"httpMethod": 7, "path": "/healthz", "requestContext": {}},
     "many headers a number": chat_event(multiValueHeaders=7),
 }
 
@@ -52,6 +54,8 @@ def test_an_event_that_is_no_request_gets_a_problem(client: HandlerClient, event
     result = client.invoke(event)
     assert (result["statusCode"], slug(result)) == (400, "malformed-event")
     assert CANARY not in json.dumps(result)
+    assert json.loads(result["body"])["instance"] == result["headers"]["X-Request-ID"]
+    assert result["headers"]["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize(
@@ -144,10 +148,30 @@ def test_a_turn_answers_before_the_platform_ends_it(tmp_path: Path) -> None:
 
 
 def test_an_answer_over_the_platforms_limit_is_a_problem(tmp_path: Path) -> None:
-    with handler(tmp_path, AGENT="tests.agents:hostile_to_json") as fresh:
-        turn = fresh.invoke(chat_event())
-        assert (turn["statusCode"], slug(turn)) == (500, "response-too-large")
-        assert fresh.invoke(http_api_event("GET", "/healthz", b"", {}))["statusCode"] == 200
+    with handler(tmp_path, AGENT="tests.agents:lengthy") as fresh:
+        turns = [fresh.invoke(chat_event()) for _ in range(7)]
+        page = fresh.invoke(http_api_event("GET", "/sessions/s", b"", {"x-request-id": "request-1"}))
+        assert {turn["statusCode"] for turn in turns} == {200}
+        assert (page["statusCode"], slug(page)) == (500, "response-too-large")
+        assert (json.loads(page["body"])["instance"], page["headers"]["X-Request-ID"]) == ("request-1", "request-1")
+        assert fresh.invoke(http_api_event("GET", "/sessions/s?limit=3", b"", {}))["statusCode"] == 200
+
+
+@pytest.mark.parametrize("remaining", [None, "soon", 10**400], ids=["none", "text", "endless"])
+def test_a_context_that_does_not_tell_the_time_does_not_matter(client: HandlerClient, remaining: object) -> None:
+    assert client.invoke(chat_event(), remaining_ms=remaining)["statusCode"] == 200
+
+
+def test_an_agent_that_exits_does_not_end_the_environment(tmp_path: Path) -> None:
+    with handler(tmp_path, AGENT="tests.agents:exiting") as fresh:
+        results = [fresh.invoke(chat_event()) for _ in range(2)]
+    assert [(each["statusCode"], slug(each)) for each in results] == [(502, "agent-failed")] * 2
+
+
+def test_another_event_loop_in_the_process_does_not_matter(tmp_path: Path) -> None:
+    with handler(tmp_path, AGENT="tests.agents:other_loop") as fresh:
+        results = [fresh.invoke(chat_event()) for _ in range(2)]
+    assert [each["statusCode"] for each in results] == [200, 200]
 
 
 def test_an_environment_without_its_store_starts_and_says_so(tmp_path: Path) -> None:

@@ -173,3 +173,41 @@ async def test_an_error_after_the_response_has_begun_cuts_the_connection() -> No
     with pytest.raises(LookupError):  # which the server takes as: close
         await shell({"type": "http", "headers": []}, asyncio.Event().wait, send)  # type: ignore[arg-type]  # never asked
     assert sent == ["http.response.start"]
+
+
+async def test_a_request_that_its_server_gives_up_is_told_why() -> None:
+    sent: list[Message] = []
+
+    async def hangs(_: Scope, __: Receive, ___: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    shell = Shell(hangs, Lifecycle(max_turns=1, drain_delay_s=0, grace_s=3))
+    request = asyncio.create_task(shell({"type": "http", "headers": []}, asyncio.Event().wait, send))  # type: ignore[arg-type]  # never asked
+    await asyncio.sleep(0)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert sent[0]["status"] == 503
+    assert b"urn:agent-service:problem:shutting-down" in sent[1]["body"]
+
+
+async def test_a_process_that_was_never_ready_serves_nobody_while_it_drains(settings: Settings) -> None:
+    slow = settings.model_copy(update={"drain_delay_s": 60.0, "shutdown_grace_s": 70.0})
+    async with serving(slow, store=Outage("ping")) as app:
+        draining = asyncio.create_task(app.lifecycle.drain(lambda: None))
+        await asyncio.sleep(0)
+        assert await refusals(app) == [LEAVING, LEAVING]
+        draining.cancel()
+
+
+async def test_a_body_must_arrive_in_its_time(settings: Settings) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with warm(settings, body_s=0.05) as app:
+        answer = await app.request("POST", "/chat", content=body(), headers={"Content-Type": "application/json"})
+    assert (answer.status, answer.slug, answer.headers["retry-after"]) == (408, "request-timeout", "1")

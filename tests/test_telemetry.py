@@ -1,5 +1,6 @@
 """Log lines: JSON, with the request they belong to, without the text of any exception."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers, root.level = handlers, level
     for name in ("uvicorn.access", "mangum.http"):
         logging.getLogger(name).disabled = False
+    for name in telemetry.OURS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def test_a_line_tells_when_what_and_where(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,3 +70,24 @@ def test_loggers_that_hold_paths_are_silent(name: str, capsys: pytest.CaptureFix
     telemetry.configure("DEBUG")
     logging.getLogger(name).critical("GET /sessions/%s", CANARY)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["botocore.parsers", "aiodynamo.request", "asyncio"])
+def test_what_libraries_tell_at_debug_is_not_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("DEBUG")
+    logging.getLogger(name).debug("Response body: %s", CANARY)
+    logging.getLogger("app.turns").debug("ours")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["ours"]
+
+
+@pytest.mark.anyio
+async def test_what_nobody_caught_is_told_without_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("INFO")
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(telemetry.on_loop_error)
+    loop.call_exception_handler(
+        {"message": f"Task exception was never retrieved: {CANARY}", "exception": ValueError(CANARY)}
+    )
+    out = capsys.readouterr().out
+    assert json.loads(out)["exception"]["type"] == "ValueError"
+    assert CANARY not in out

@@ -1,0 +1,80 @@
+"""Callers that do not speak HTTP, or not at a bearable pace, on real connections to the container server."""
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from app import connections
+from tests.entry_points import Server, server
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server([sys.executable, "-m", "app"], tmp_path_factory.mktemp("connections")) as running:
+        yield running
+
+
+def said(running: Server, *pieces: bytes) -> bytes:
+    """Send the pieces on one connection and return what comes until the server closes it."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=connections.HEAD_S * 3) as caller:
+        for piece in pieces:
+            caller.sendall(piece)
+        return b"".join(iter(lambda: caller.recv(65_536), b""))
+
+
+def problem(answer: bytes) -> tuple[bytes, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    return head.split(b"\r\n")[0], json.loads(body)["type"].rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"canary\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"POST /chat HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ],
+    ids=["no HTTP", "no such version", "two lengths"],
+)
+def test_what_is_no_http_gets_a_problem_and_no_echo(running: Server, request_: bytes) -> None:
+    answer = said(running, request_)
+    assert problem(answer) == (b"HTTP/1.1 400 Bad Request", "malformed-request")
+    assert b"canary" not in answer
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [REQUEST + b"X: " + b"x" * 100_000 + b"\r\n\r\n"],
+        [REQUEST, *[b"X: " + b"x" * 1000 + b"\r\n"] * 64, b"X: " + b"x" * 5000],
+        [b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n"],
+    ],
+    ids=["one header", "many headers that do not end", "path"],
+)
+def test_a_head_without_measure_is_refused(running: Server, pieces: list[bytes]) -> None:
+    assert problem(said(running, *pieces)) == (b"HTTP/1.1 431 Request Header Fields Too Large", "headers-too-large")
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:10], REQUEST], ids=["nothing", "half a line", "half a head"])
+def test_a_caller_that_does_not_finish_its_request_is_cut_off(running: Server, sent: bytes) -> None:
+    assert said(running, sent) == b""
+
+
+def test_the_next_request_of_a_connection_has_its_own_time(running: Server) -> None:
+    answer = said(running, REQUEST + b"\r\n", REQUEST)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b'{"status":"alive"}')
+
+
+def test_a_body_that_does_not_come_is_a_timeout(running: Server) -> None:
+    head = b"POST /chat HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    assert problem(said(running, head, b"Content-Length: 99\r\n\r\n{")) == (
+        b"HTTP/1.1 408 Request Timeout",
+        "request-timeout",
+    )
