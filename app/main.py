@@ -78,7 +78,7 @@ def create_app(
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings = lifecycle, settings
-    app.include_router(Routes(lifecycle, turns, store, clock, limits).router())
+    Routes(lifecycle, turns, store, clock, limits).add_to(app.router)
     app.add_middleware(Shell, lifecycle=lifecycle)
     app.add_exception_handler(ServiceError, problems.on_service_error)
     app.add_exception_handler(HTTPException, problems.on_http_error)
