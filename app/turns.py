@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 MAX_ANSWER_CHARS = (
     1_000_000  # more fits into no item even when compressed; the buffer of a slow reader is bounded by it
 )
+END = Stop()  # of an agent that yields none
 YIELD_EVERY = 64  # events after which an agent that never waits lets other turns run
 
 
@@ -64,6 +65,7 @@ class RunningTurn:
     def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
         self._events: list[TurnEvent] = []
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._stopped_by: ServiceError | None = None
         self._settling = False
         self._task = asyncio.create_task(self._guard(work))
@@ -95,9 +97,10 @@ class RunningTurn:
     async def batches(self, heartbeat_s: float) -> AsyncIterator[Sequence[TurnEvent]]:
         """Yield the events in order, those that are ready together in one batch.
 
-        An empty batch says that `heartbeat_s` seconds passed without an event. Raises the `ServiceError` that ended the
-        turn, after the events before it.
+        Empty batches see to it that no `heartbeat_s` seconds pass without a batch. Raises the `ServiceError` that ended
+        the turn, after the events before it.
         """
+        self._beat(heartbeat_s)
         while True:
             if self._events:
                 batch, self._events = self._events, []
@@ -105,16 +108,17 @@ class RunningTurn:
             elif self._task.done():
                 self._raise_failure()
                 return
-            elif not await self._something_new(heartbeat_s):
-                yield ()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+                if not self._events and not self._task.done():
+                    yield ()
 
-    async def _something_new(self, limit_s: float) -> bool:
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._wake.wait()
-        except TimeoutError:
-            return False
+    def _beat(self, heartbeat_s: float) -> None:
+        """Wake the reader, now and every `heartbeat_s` seconds. A timer for each of its waits would cost much more."""
+        if not self._task.done():
+            self._wake.set()
+            self._timer = asyncio.get_running_loop().call_later(heartbeat_s, self._beat, heartbeat_s)
 
     async def _guard(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
         try:
@@ -127,6 +131,8 @@ class RunningTurn:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # read here, because the reader may have left
+        if self._timer:
+            self._timer.cancel()
         self._wake.set()
 
     def _raise_failure(self) -> None:
@@ -143,7 +149,7 @@ class _Work:
     answer: list[str] = field(default_factory=list)
     tools: list[ToolCall | ToolResult] = field(default_factory=list)
     state: bytes = b""
-    stop: Stop = field(default_factory=Stop)
+    stop: Stop = END
     chars: int = 0
 
     def take(self, event: AgentEvent) -> Text | ToolCall | ToolResult | None:
