@@ -4,7 +4,7 @@ Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, 
 running turn shows its client `TurnStarted`, then `Text`, `ToolCall` and `ToolResult` in order, then one `TurnDone`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -54,12 +54,15 @@ class Usage:
     usd: float = 0.0
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Why the turn ended. An agent that yields none ended with `end_turn`."""
 
     reason: StopReason = "end_turn"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
 
 
 AgentEvent: TypeAlias = "str | ToolCall | ToolResult | State | Stop"
@@ -78,7 +81,7 @@ class Turn:
     tools: tuple[ToolCall | ToolResult, ...] = ()
     state: bytes = b""
     stop_reason: StopReason = "end_turn"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)

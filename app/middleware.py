@@ -1,11 +1,11 @@
 """The one ASGI middleware: request id, headers of every response, one debug line, and the net under everything."""
 
 import logging
+import os
 import re
 import time
-import uuid
+from collections.abc import Iterator
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
@@ -14,6 +14,11 @@ from app.problems import response_of
 
 log = logging.getLogger(__name__)
 
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -37,7 +42,7 @@ class Shell:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), request_id)
+                message["headers"] = [*message.get("headers", ()), *self._headers(request_id)]
             await send(message)
 
         try:
@@ -55,15 +60,13 @@ class Shell:
             )
             telemetry.request_id.reset(token)
 
-    def _add_headers(self, headers: MutableHeaders, request_id: str) -> None:
-        headers["X-Request-ID"] = request_id
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Cache-Control"] = "no-store"
-        headers["Referrer-Policy"] = "no-referrer"
+    def _headers(self, request_id: str) -> Iterator[tuple[bytes, bytes]]:
+        yield b"x-request-id", request_id.encode()
+        yield from _HEADERS
         if self._lifecycle.take_cold_start():
-            headers["X-Cold-Start"] = "true"
+            yield b"x-cold-start", b"true"
         if self._lifecycle.phase is Phase.DRAINING:
-            headers["Connection"] = "close"
+            yield b"connection", b"close"
 
 
 def _request_id(scope: Scope) -> str:
@@ -71,7 +74,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return bytes(value).decode()
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _route(scope: Scope) -> str | None:
