@@ -6,11 +6,13 @@ Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, 
 """
 
 import math
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 StopReason: TypeAlias = Literal["end_turn", "max_steps", "max_tokens", "deadline", "budget", "refusal", "cancelled"]
+STOP_REASONS = frozenset(get_args(StopReason))
+INF = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,12 @@ class Usage:
     usd: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(isinstance(each, int | float) and math.isfinite(each) and each >= 0 for each in astuple(self)):
+        tokens_ok = 0 <= self.input_tokens < INF and 0 <= self.output_tokens < INF and 0 <= self.cached_tokens < INF
+        if not (tokens_ok and 0 <= self.steps < INF and 0 <= self.usd < INF):  # spelt out: made for each stored turn
             raise ValueError("usage is finite numbers from 0")
+
+
+NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +90,8 @@ class Stop:
     usage: Usage | None = None
 
     def __post_init__(self) -> None:
-        if self.reason not in get_args(StopReason) or not isinstance(self.usage, Usage | None):
-            raise ValueError(f"a turn stops with one of {', '.join(get_args(StopReason))}, and a Usage or None")
+        if self.reason not in STOP_REASONS or not isinstance(self.usage, Usage | None):
+            raise ValueError(f"a turn stops with one of {', '.join(sorted(STOP_REASONS))}, and a Usage or None")
 
 
 AgentEvent: TypeAlias = "str | ToolCall | ToolResult | State | Usage | Stop"
@@ -104,7 +110,7 @@ class Turn:
     tools: tuple[ToolCall | ToolResult, ...] = ()
     state: bytes = b""
     stop_reason: StopReason = "end_turn"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,10 @@ def create_app(
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings = lifecycle, settings
-    router = Routes(lifecycle, turns, store, clock, limits).router()
-    app.include_router(router)
+    Routes(lifecycle, turns, store, clock, limits).add_to(app.router)
     app.add_middleware(Shell, lifecycle=lifecycle)
     app.add_exception_handler(ServiceError, problems.on_service_error)
-    app.add_exception_handler(HTTPException, problems.http_error_handler(router.routes))
+    app.add_exception_handler(HTTPException, problems.http_error_handler(app.routes))
     app.add_exception_handler(RequestValidationError, problems.on_invalid_parameter)
     return app
 

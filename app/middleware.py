@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
+from collections.abc import Iterator
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
@@ -17,7 +17,7 @@ from app.problems import response_of
 log = logging.getLogger(__name__)
 
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -41,7 +41,7 @@ class Shell:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), request_id)
+                message["headers"] = [*message.get("headers", ()), *self._headers(request_id)]
             await send(message)
 
         try:
@@ -63,13 +63,13 @@ class Shell:
             )
             telemetry.request_id.reset(token)
 
-    def _add_headers(self, headers: MutableHeaders, request_id: str) -> None:
-        headers["X-Request-ID"] = request_id
-        headers.update(HEADERS)
+    def _headers(self, request_id: str) -> Iterator[tuple[bytes, bytes]]:
+        yield b"x-request-id", request_id.encode()
+        yield from _RAW_HEADERS
         if self._lifecycle.take_cold_start():
-            headers["X-Cold-Start"] = "true"
+            yield b"x-cold-start", b"true"
         if self._lifecycle.phase is Phase.DRAINING:
-            headers["Connection"] = "close"
+            yield b"connection", b"close"
 
 
 def _request_id(scope: Scope) -> str:
@@ -77,7 +77,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return bytes(value).decode()
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _route(scope: Scope) -> str | None:

@@ -25,6 +25,7 @@ class RunningTurn:
     def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
         self._events: list[TurnEvent] = []
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._stopped_by: ServiceError | None = None
         self._settling = False
         self._cancel_wish: asyncio.Future[None] | None = None  # from when the agent runs
@@ -93,9 +94,10 @@ class RunningTurn:
     async def batches(self, heartbeat_s: float) -> AsyncIterator[Sequence[TurnEvent]]:
         """Yield the events in order, those that are ready together in one batch.
 
-        An empty batch says that `heartbeat_s` seconds passed without an event. Raises the `ServiceError` that ended the
-        turn, after the events before it.
+        Empty batches see to it that no `heartbeat_s` seconds pass without a batch. Raises the `ServiceError` that ended
+        the turn, after the events before it.
         """
+        self._beat(heartbeat_s)
         while True:
             if self._events:
                 batch, self._events = self._events, []
@@ -103,16 +105,17 @@ class RunningTurn:
             elif self._task.done():
                 self._raise_failure()
                 return
-            elif not await self._something_new(heartbeat_s):
-                yield ()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+                if not self._events and not self._task.done():
+                    yield ()
 
-    async def _something_new(self, limit_s: float) -> bool:
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._wake.wait()
-        except TimeoutError:
-            return False
+    def _beat(self, heartbeat_s: float) -> None:
+        """Wake the reader, now and every `heartbeat_s` seconds. A timer for each of its waits would cost much more."""
+        if not self._task.done():
+            self._wake.set()
+            self._timer = asyncio.get_running_loop().call_later(heartbeat_s, self._beat, heartbeat_s)
 
     async def _guard(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
         try:
@@ -125,6 +128,8 @@ class RunningTurn:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # read here, because the reader may have left
+        if self._timer:
+            self._timer.cancel()
         self._wake.set()
 
     def _raise_failure(self) -> None:

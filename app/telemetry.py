@@ -26,6 +26,7 @@ _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {
 }
 OURS = ("app", "handler")
 _DEEPEST = 12  # frames of a traceback, innermost ones
+_ENCODER = json.JSONEncoder(default=lambda value: type(value).__name__)  # `dumps` would make one for each line
 
 
 class JSONFormatter(logging.Formatter):
@@ -44,7 +45,7 @@ class JSONFormatter(logging.Formatter):
         line |= {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
         if record.exc_info and record.exc_info[0]:
             line["exception"] = describe(record.exc_info[0], record.exc_info[2])
-        return json.dumps(line, default=lambda value: type(value).__name__)
+        return _ENCODER.encode(line)
 
 
 def describe(kind: type[BaseException], trace: TracebackType | None) -> dict[str, object]:

@@ -232,7 +232,7 @@ def _parse_json(body: bytes) -> object:
     """Return the JSON document in `body`; stricter than RFC 8259 demands, because what is lax is also ambiguous."""
     try:
         text = body.decode()
-        document = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
+        document = _DECODER.decode(text)
         _check_depth(document)
         if "\\u" in text:  # an escape can smuggle in half of a surrogate pair, which no UTF-8 can carry on
             json.dumps(document, ensure_ascii=False).encode()
@@ -257,6 +257,9 @@ def _finite(digits: str) -> float:
     if math.isinf(value):
         raise ValueError
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
 
 
 def _check_depth(document: object) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic_core import from_json, to_json
 
 from app.errors import AgentFailed, DeadlineExceeded, ResponseTooLarge, TurnCancelled
-from app.events import AgentEvent, State, Stop, StopReason, Text, ToolCall, ToolResult, Turn, Usage
+from app.events import NO_USAGE, AgentEvent, State, Stop, StopReason, Text, ToolCall, ToolResult, Turn, Usage
 
 # More fits into no item even when compressed; it also bounds what waits in memory for a slow reader.
 MAX_CHARS = 1_000_000
@@ -22,7 +22,7 @@ class Work:
     tools: list[ToolCall | ToolResult] = field(default_factory=list)
     state: bytes = b""
     reason: StopReason = "end_turn"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     chars: int = 0
     finished: bool = False
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.dynamodb FD MODE`: a DynamoDB that counts what it is sent.
 
-MODE is `canned` (every Query finds the same HISTORY turns, nothing is kept), `table` (a dict keeps the items, conditions
-are not checked), or the port of a real server, to which everything is forwarded. `GET` answers the counts.
+MODE is `canned` (every Query finds the same HISTORY turns, nothing is kept), `table` (a dict keeps the items, no
+condition is checked), or the port of a real server, to which everything is forwarded. `GET` answers the counts.
 """
 
 import asyncio
@@ -29,11 +29,18 @@ Answer = Callable[[str, bytes], bytes]
 
 def canned() -> Answer:
     """Answer every Query with a page of HISTORY done turns, anything else with success."""
+    body = {"S": json.dumps(BODY, separators=(",", ":"))}
     items = [
-        {"pk": {"S": "anonymous/s"}, "turn": {"N": str(turn)}, "run": {"S": f"{turn:032x}"}, "req": {"S": f"{turn:032x}"},
-         "expires": {"N": "9999999999"}, "body": {"S": json.dumps(BODY, separators=(",", ":"))}}
+        {
+            "pk": {"S": "anonymous/s"},
+            "turn": {"N": str(turn)},
+            "run": {"S": f"{turn:032x}"},
+            "req": {"S": f"{turn:032x}"},
+            "expires": {"N": "9999999999"},
+            "body": body,
+        }
         for turn in range(HISTORY, 0, -1)
-    ]  # fmt: skip
+    ]
     page = json.dumps({"Items": items, "Count": HISTORY, "ScannedCount": HISTORY}).encode()
     return lambda action, _: page if action == "Query" else b"{}"
 
@@ -85,10 +92,10 @@ class Connection(asyncio.Protocol):
         self._data = b""
         self._used = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 asyncio.Protocol
         self._transport: Any = transport
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: D102 asyncio.Protocol
         self._data += data
         head, separator, rest = self._data.partition(b"\r\n\r\n")
         length = LENGTH.search(head)

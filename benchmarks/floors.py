@@ -64,7 +64,7 @@ def _chunks(*, waiting: bool) -> ASGIApp:
             return
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for _ in range(TOKENS):
+        for _token in range(TOKENS):
             await send({"type": "http.response.body", "body": FRAME, "more_body": True})
             if waiting:
                 await asyncio.sleep(0)

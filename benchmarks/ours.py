@@ -58,13 +58,13 @@ class MemoryStore:
 
 async def tokens(_: OpenTurn) -> AsyncIterator[AgentEvent]:
     """Yield TOKENS without ever waiting."""
-    for _ in range(TOKENS):
+    for _token in range(TOKENS):
         yield " token"
 
 
 async def waiting_tokens(_: OpenTurn) -> AsyncIterator[AgentEvent]:
     """Yield TOKENS and let others run after each."""
-    for _ in range(TOKENS):
+    for _token in range(TOKENS):
         yield " token"
         await asyncio.sleep(0)
 

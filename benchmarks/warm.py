@@ -3,24 +3,23 @@
 import asyncio
 import importlib
 import json
-import os
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import Message
 
-from benchmarks.invoke import CHAT, Context, event
+from benchmarks.invoke import CHAT, OK, Context, event
 from benchmarks.measure import counts, ratios
-from benchmarks.ours import in_memory
-
-OK = 200
+from benchmarks.ours import build, in_memory
 
 
 def warm(stack: str, rounds: int, calls: int) -> None:
     """Print, per round, CPU of `calls` invocations / CPU of as many direct ASGI calls of the same app."""
-    module = _load(stack, [])
+    module = _load(stack, in_memory, [])
+    module.client = None  # the usual stack's: no call leaves this process
     loop = asyncio.get_event_loop()
 
     def direct() -> float:
@@ -40,7 +39,7 @@ def warm(stack: str, rounds: int, calls: int) -> None:
 def count(stack: str, calls: int, port: int) -> None:
     """Print the connections to DynamoDB that `calls` invocations after the first opened, and all lifespan starts."""
     starts: list[str] = []
-    module = _load(stack, starts)
+    module = _load(stack, build, starts)
     _invoke(module)
     before = counts(port)["connections"]
     for _ in range(calls):
@@ -48,15 +47,14 @@ def count(stack: str, calls: int, port: int) -> None:
     print(json.dumps([counts(port)["connections"] - before, len(starts)]))
 
 
-def _load(stack: str, starts: list[str]) -> Any:
+def _load(stack: str, make: Callable[[], FastAPI], starts: list[str]) -> Any:  # noqa: ANN401 one of two modules
     """Return the module with the `handler` and the `app` of the stack, which notes the starts of its lifespan."""
     if stack == "usual":
         module = importlib.import_module("benchmarks.usual")
         _watch(module.app, starts)
         return module
     main: Any = importlib.import_module("app.main")
-    build = main.build if "SESSIONS_TABLE" in os.environ else in_memory
-    main.build = lambda: _watch(build(), starts)  # `handler` takes it from there when it is imported
+    main.build = lambda: _watch(make(), starts)  # `handler` takes it from there when it is imported
     return importlib.import_module("handler")
 
 
@@ -71,7 +69,7 @@ def _watch(app: FastAPI, starts: list[str]) -> FastAPI:
     return app
 
 
-def _invoke(module: Any) -> None:
+def _invoke(module: Any) -> None:  # noqa: ANN401 from _load
     answer = module.handler(event("POST", "/chat", CHAT), Context())
     assert answer["statusCode"] == OK, answer
 

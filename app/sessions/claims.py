@@ -6,9 +6,9 @@ step. Every step is safe to repeat, and a step whose acknowledgement was lost is
 
 import asyncio
 import logging
+import os
 import random
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ class Claims:
             IdempotencyKeyReused: `req` made a turn with another message.
             StoreUnavailable: the store did not answer; the turn may be open until its lease ends.
         """
-        run = uuid.uuid4().hex
+        run = os.urandom(16).hex()
         request_id = req or run
         for _ in range(ATTEMPTS):
             items = await self.store.newest(key, self.window + 1)  # one more, for the newest may be open

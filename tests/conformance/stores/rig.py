@@ -12,12 +12,13 @@ from app.agents import Agent, OpenTurn
 from app.agents.echo import echo
 from app.errors import ServiceError
 from app.events import AgentEvent, Turn, TurnDone
+from app.running import RunningTurn
 from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.claims import Claim, Claims
 from app.sessions.codec import unpack
 from app.sessions.dynamodb import DynamoDBStore
 from app.sessions.sqlite import SQLiteStore
-from app.turns import RunningTurn, TurnRequest, TurnService
+from app.turns import TurnRequest, TurnService
 from tests.conformance.stores.faults import Faults, FaultyStore, Proxy
 from tests.memory_store import MemoryStore
 from tests.servers import CREDENTIALS, REGION, Server
