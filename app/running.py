@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Literal
+from functools import partial
 
-from app.errors import AgentFailed, ServiceError, ShuttingDown, TurnCancelled
+from app.errors import AgentFailed, ServiceError, ShuttingDown, StoreUnavailable, TurnCancelled
 from app.events import Text, TurnEvent
+from app.work import Cut
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,11 @@ class RunningTurn:
     def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
         self._events: list[TurnEvent] = []
         self._wake = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._stopped_by: ServiceError | None = None
         self._settling = False
-        self._cancel_wish: asyncio.Future[None] | None = None  # from when the agent runs
+        self._agent_ended: asyncio.Future[Cut | None] | None = None  # from when the agent runs
         self._task = asyncio.create_task(self._guard(work))
         self._task.add_done_callback(self._on_done)
 
@@ -41,30 +43,39 @@ class RunningTurn:
             self._events.append(event)
         self._wake.set()
 
-    async def run_agent(
-        self, work: Coroutine[None, None, None], deadline: float
-    ) -> Literal["deadline", "cancelled"] | None:
+    def end_at(self, instant: float) -> None:
+        """See to it that the turn does not wait for its store beyond `instant` on the event loop's clock."""
+        error = StoreUnavailable("the session store did not answer in time")
+        late = partial(self.stop, error, even_storing=True)
+        self._timers.append(asyncio.get_running_loop().call_at(instant, late))
+
+    async def run_agent(self, work: Coroutine[None, None, None], deadline: float) -> Cut | None:
         """Run the agent and return what cut it short, or None when it came to its own end. Raises what it raised.
 
         It runs in a task of its own, because nothing makes code that is not ours obey: after OBEY_S it is left behind.
         """
-        self._cancel_wish = asyncio.get_running_loop().create_future()
-        agent = asyncio.create_task(work)
+        loop = asyncio.get_running_loop()
+        self._agent_ended = loop.create_future()
+        agent = loop.create_task(work)
+        agent.add_done_callback(lambda _: self._end_agent(None))
+        self._timers.append(loop.call_at(deadline, self._end_agent, "deadline"))
         try:
-            limit_s = max(deadline - asyncio.get_running_loop().time(), 0.0)
-            await asyncio.wait([agent, self._cancel_wish], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            cut = await self._agent_ended
             if agent.cancelled():
                 raise AgentFailed("the agent raised CancelledError")
-            if agent.done():
+            if cut is None:
                 agent.result()
-                return None
-            return "cancelled" if self._cancel_wish.done() else "deadline"
+            return cut
         finally:
             if not agent.done():
                 agent.cancel()
                 _, alive = await asyncio.wait([agent], timeout=OBEY_S)
                 if alive:
                     log.error("an agent does not end and is left behind")
+
+    def _end_agent(self, cut: Cut | None) -> None:
+        if self._agent_ended and not self._agent_ended.done():
+            self._agent_ended.set_result(cut)
 
     def settle(self) -> None:
         """From here on the turn is being stored or given back, and it is too late for `cancel` and a soft `stop`."""
@@ -78,10 +89,9 @@ class RunningTurn:
 
     def cancel(self) -> None:
         """End the turn now, with what was said; what is being stored already is let through."""
-        if self._cancel_wish is None:
+        if self._agent_ended is None:
             self.stop(TurnCancelled())
-        elif not self._cancel_wish.done():
-            self._cancel_wish.set_result(None)
+        self._end_agent("cancelled")
 
     async def settled(self) -> None:
         """Return when the turn is stored or given back. Never raises for it."""
@@ -115,7 +125,7 @@ class RunningTurn:
         """Wake the reader, now and every `heartbeat_s` seconds. A timer for each of its waits would cost much more."""
         if not self._task.done():
             self._wake.set()
-            self._timer = asyncio.get_running_loop().call_later(heartbeat_s, self._beat, heartbeat_s)
+            self._beating = asyncio.get_running_loop().call_later(heartbeat_s, self._beat, heartbeat_s)
 
     async def _guard(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
         try:
@@ -128,8 +138,9 @@ class RunningTurn:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # read here, because the reader may have left
-        if self._timer:
-            self._timer.cancel()
+        for timer in (*self._timers, self._beating):
+            if timer:
+                timer.cancel()
         self._wake.set()
 
     def _raise_failure(self) -> None:

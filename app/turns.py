@@ -8,13 +8,12 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn
 from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S, RELEASE_MARGIN_S
-from app.errors import AgentFailed, DeadlineExceeded, ServiceError, StoreUnavailable
+from app.errors import AgentFailed, DeadlineExceeded, ServiceError
 from app.events import Text, Turn, TurnDone, TurnStarted
 from app.running import RunningTurn
 from app.sessions import SessionKey
@@ -71,14 +70,14 @@ class TurnService:
         left_s = request.deadline - _now()
         if left_s <= 0:
             raise DeadlineExceeded
-        async with _answered_until(request.deadline + COMMIT_MARGIN_S):
-            claim = await self._claims.claim_or_wait(
-                request.key,
-                request.idempotency_key,
-                request.message,
-                lease_s=left_s + LEASE_MARGIN_S,
-                wait_s=min(request.wait_s, left_s),
-            )
+        running.end_at(request.deadline + COMMIT_MARGIN_S)
+        claim = await self._claims.claim_or_wait(
+            request.key,
+            request.idempotency_key,
+            request.message,
+            lease_s=left_s + LEASE_MARGIN_S,
+            wait_s=min(request.wait_s, left_s),
+        )
         if isinstance(claim, Turn):
             turn = claim
             _replay(request.key, turn, running)
@@ -93,9 +92,7 @@ class TurnService:
         try:
             turn = await self._answer(request, claim, running)
             running.settle()
-            ends_at = request.deadline + COMMIT_MARGIN_S
-            async with _answered_until(ends_at):
-                await self._claims.commit(claim, turn, ends_at - _now())
+            await self._claims.commit(claim, turn, request.deadline + COMMIT_MARGIN_S - _now())
         except BaseException:  # whatever ended it: nothing is stored, so the session must not stay held
             running.settle()
             await self._release(request, claim)
@@ -152,16 +149,6 @@ def _replay(key: SessionKey, turn: Turn, running: RunningTurn) -> None:
         running.emit(tool)
     if turn.answer:
         running.emit(Text(turn.answer))
-
-
-@asynccontextmanager
-async def _answered_until(instant: float) -> AsyncIterator[None]:
-    """Limit what the store may take, its own retries included."""
-    try:
-        async with asyncio.timeout_at(instant):
-            yield
-    except TimeoutError:
-        raise StoreUnavailable("the session store did not answer in time") from None
 
 
 def _now() -> float:

@@ -151,7 +151,9 @@ def wants_stream(accept: str) -> bool:
     Raises:
         NotAcceptable: neither is accepted.
     """
-    weights = dict(map(_media_range, (accept or "*/*").split(",")))
+    if accept in ("", "*/*", "application/json"):
+        return False  # what nearly everybody sends
+    weights = dict(map(_media_range, accept.split(",")))
     stream = weights.get("text/event-stream", 0.0)
     document = next((weights[each] for each in ("application/json", "application/*", "*/*") if each in weights), 0.0)
     if not stream and not document:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic_core import from_json, to_json
 
@@ -11,6 +11,7 @@ from app.events import NO_USAGE, AgentEvent, State, Stop, StopReason, Text, Tool
 
 # More fits into no item even when compressed; it also bounds what waits in memory for a slow reader.
 MAX_CHARS = 1_000_000
+Cut: TypeAlias = Literal["deadline", "cancelled"]  # what ends an agent that has not come to its own end
 DEEP, DEEP_END = b"[" * 8, b"]" * 8  # more than the stored turn wraps around what a tool was given or gave
 
 
@@ -78,7 +79,7 @@ class Work:
         if self.chars > MAX_CHARS:
             raise ResponseTooLarge("what the agent said and did passed its limit")
 
-    def cut(self, reason: Literal["deadline", "cancelled"]) -> None:
+    def cut(self, reason: Cut) -> None:
         """End the turn with what was said and done until now.
 
         Raises:

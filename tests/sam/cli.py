@@ -84,7 +84,7 @@ class Local:
             )
             assert process.poll() is None, log.read_text()
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-                yield HTTPClient(http)
+                yield HTTPClient(Path(self.sam.folder), http)
         finally:
             process.terminate()  # on SIGTERM it removes its containers; in the background it is deaf to SIGINT
             try:
