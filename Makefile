@@ -11,10 +11,10 @@ PYTEST = $(DEV)/bin/python -m pytest
 PYTHONS := 3.11 3.13
 # What has been tested already; .ci/run names the version `make test` has just covered.
 TESTED :=
-STAGES = lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check container sam
+STAGES = quickstart lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check container sam
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types stores container sam ci stages bench bench-check lock clean
+.PHONY: help run test quickstart lint types stores container sam ci stages bench bench-check lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: $(DEV)/ready-$(VERSION) ## Test all that needs no Docker or Java, with bra
 
 test-%: # The same on another Python: make test-3.13
 	@$(MAKE) --no-print-directory test DEV=.venv-dev-$* PYTHON="$$(.ci/python $*)"
+
+quickstart: # What the README promises of `make run`
+	@.ci/quickstart
 
 lint: $(DEV)/ready-$(VERSION) ## Rules and formatting
 	@$(DEV)/bin/ruff check
