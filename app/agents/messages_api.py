@@ -8,6 +8,7 @@ so that kinds which came after this code pass through.
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Self, TypeAlias
@@ -28,7 +29,7 @@ Event: TypeAlias = dict[str, Any]
 
 VERSION = "2023-06-01"  # of the API; sent with every request
 ATTEMPTS = 3
-BACKOFF_S = 0.5  # before the second attempt, doubled before the third; jittered down to the half
+BACKOFF_S = 0.5
 CONNECT_S = 5.0
 STALL_S = 45.0  # the API pings a stream that it lets wait, so one that is silent for so long has died
 LAST_BYTES_S = 0.1  # what ends the body comes with the last event; a connection that lacks it is not used again
@@ -37,7 +38,8 @@ MAX_ERROR_BYTES = 64 * 1024
 IDLE_CONNECTION_S = 55
 CONNECTIONS = 1000  # a stream holds one for as long as the model speaks; turns are limited elsewhere
 
-RATE_LIMITED, OVERLOADED = 429, 529
+SECONDS = re.compile(r"[0-9]{1,6}")  # of a Retry-After header
+RATE_LIMITED = 429
 REFUSED = {401, 402, 403}
 # A limit on spending comes as 400 or 429 of a usual type, and only its text tells that waiting is no use.
 UNPAID_TEXTS = ("spend limit", "usage limits", "credit balance")
@@ -46,16 +48,22 @@ OVERLOADED_TYPES = {"overloaded_error", "api_error", "timeout_error"}
 
 
 class MessagesAPI:
-    """A client of the API at `base_url`, with an HTTP session of its own. Enter it before use."""
+    """A client of the API at `base_url`, with an HTTP session of its own. Enter it before use.
 
-    def __init__(self, base_url: str, key: str) -> None:
+    backoff_s: before the second attempt, doubled before the third; jittered down to the half
+    stall_s:   of silence after which a stream has died
+    """
+
+    def __init__(self, base_url: str, key: str, *, backoff_s: float = BACKOFF_S, stall_s: float = STALL_S) -> None:
         self._url = f"{base_url.rstrip('/')}/v1/messages"
         self._headers = {"x-api-key": key, "anthropic-version": VERSION, "content-type": "application/json"}
+        self._backoff_s = backoff_s
+        self._stall_s = stall_s
         self._session: aiohttp.ClientSession  # from entering to leaving
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=STALL_S),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=self._stall_s),
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_CONNECTION_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -85,12 +93,20 @@ class MessagesAPI:
                         shown = shown or event["type"].startswith("content_block")
                         yield event
             except ModelFailed as exc:
-                pause_s = _pause_s(exc, attempt)
+                pause_s = self._pause_s(exc, attempt)
                 if shown or pause_s is None or _now() + pause_s >= deadline:
                     raise
             else:
                 return
             await asyncio.sleep(pause_s)
+
+    def _pause_s(self, error: ModelFailed, attempt: int) -> float | None:
+        """Return how long to wait before the next attempt; None where there is none, or where it would be no use."""
+        if attempt == ATTEMPTS - 1 or error.retry_after_s is None:
+            return None
+        backoff_s: float = self._backoff_s * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 jitter
+        asked_s = vars(error).get("retry_after_s", 0)  # the API's own wish, not the class's advice to our callers
+        return max(backoff_s, float(asked_s))
 
     async def _attempt(self, body: bytes, deadline: float) -> AsyncGenerator[Event, None]:
         """Yield the events of one attempt. Leaving it early closes the connection, which stops the model."""
@@ -152,7 +168,9 @@ def _parse(frame: bytes) -> Event | None:
         return None
     try:
         event = json.loads(data)
-    except ValueError:
+        if b"\\u" in data:  # an escape may be half of a surrogate pair, which no UTF-8 can carry on
+            event = json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise ModelInvalid("an event of the model's answer is none")
@@ -160,15 +178,18 @@ def _parse(frame: bytes) -> Event | None:
 
 
 async def _error_of(response: aiohttp.ClientResponse, deadline: float) -> ModelFailed:
-    async with asyncio.timeout_at(deadline):
-        body = await response.content.read(MAX_ERROR_BYTES)
+    body = b""
+    with suppress(aiohttp.ClientError):  # the status says most of it
+        async with asyncio.timeout_at(deadline):
+            while len(body) < MAX_ERROR_BYTES and (chunk := await response.content.readany()):
+                body += chunk
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
-    asked = response.headers.get("retry-after", "")
+    asked = SECONDS.fullmatch(response.headers.get("retry-after", ""))
     final = response.headers.get("x-should-retry") == "false"
-    return _failure(response.status, document, int(asked) if asked.isdecimal() else None, final=final)
+    return _failure(response.status, document, int(asked[0]) if asked else None, final=final)
 
 
 def _failure(status: int, document: object, retry_after_s: int | None = None, *, final: bool = False) -> ModelFailed:
@@ -188,15 +209,6 @@ def _failure(status: int, document: object, retry_after_s: int | None = None, *,
     if status >= 500 or status == 408 or kind in OVERLOADED_TYPES:  # noqa: PLR2004 the server's errors
         return ModelOverloaded(said, retry_after_s)
     return ModelRejected(said)
-
-
-def _pause_s(error: ModelFailed, attempt: int) -> float | None:
-    """Return how long to wait before the next attempt; None where there is none, or where it would be no use."""
-    if attempt == ATTEMPTS - 1 or error.retry_after_s is None:
-        return None
-    backoff_s: float = BACKOFF_S * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 jitter
-    asked_s = vars(error).get("retry_after_s", 0)  # the API's own wish, not the class's advice to our callers
-    return max(backoff_s, float(asked_s))
 
 
 def _now() -> float:
