@@ -4,9 +4,11 @@ Whatever a history went through, what comes out here is valid: every tool call h
 message is empty. An unpaired one would make the API refuse this turn and every later one.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 from app.events import ToolCall, Turn
@@ -14,13 +16,13 @@ from app.events import ToolCall, Turn
 Block: TypeAlias = dict[str, Any]
 Message: TypeAlias = dict[str, Any]
 
-FORMAT = "messages-api/1"
+FORMAT = b"messages-api/1"
 # Bound to the model, the instructions and all messages before, so out of its own turn a thought may be refused. Without
 # it the API takes the message. https://platform.claude.com/docs/en/build-with-claude/extended-thinking
 THOUGHTS = {"thinking", "redacted_thinking"}
-TEXTS = {"text": ["text"], "tool_use": ["id", "name"], "tool_result": ["tool_use_id"]}  # what is read here of a block
 NOT_FINISHED = "This tool call was not finished."
 CUT_SHORT = "(This answer was cut short.)"
+BLANK = "(This message was blank.)"  # the API takes no text of white space only
 
 
 def user(*blocks: Block) -> Message:
@@ -44,54 +46,63 @@ def tool_result(call_id: str, result: str, *, ok: bool) -> Block:
     return block if ok else block | {"is_error": True}
 
 
-def of_history(history: Sequence[Turn], tools: AbstractSet[str], max_chars: int) -> list[Message]:
-    """Return the messages of the newest turns, oldest first, in about `max_chars` characters of JSON at most.
+def question(message: str) -> Message:
+    """Return the message that a turn begins with."""
+    return user(text(message if message.strip() else BLANK))
 
-    The oldest turn moves in steps of half the history and not with every turn: each move makes the API read again what
-    its cache had. A refused turn is left out, because with it in sight the model goes on refusing.
+
+def of_history(history: Sequence[Turn], tools: AbstractSet[str], max_bytes: int) -> list[Message]:
+    """Return the messages of the newest turns, oldest first, in about `max_bytes` of JSON at most.
+
+    The oldest turn moves in steps of a quarter to a half of what fits, and not with every turn: each move makes the API
+    read again what its cache had. A refused turn is left out, because with it in sight the model goes on refusing.
     """
-    turns = [turn for turn in history if turn.stop_reason != "refusal"]
-    step = max(len(history) // 2, 1)
-    numbers = [turn.number for turn in turns]
-    sizes = {turn.number: _size(turn) for turn in turns}
-    for start in [number for number in numbers if (number - 1) % step == 0] + numbers:
-        if sum(size for number, size in sizes.items() if number >= start) <= max_chars:
-            return [message for turn in turns if turn.number >= start for message in of_turn(turn, tools)]
-    return []
+    fitting = sum(size <= max_bytes for size in accumulate(map(_size, reversed(history))))
+    newest = history[len(history) - fitting :]
+    step = max(2 ** (fitting // 2).bit_length() // 2, 1)  # a power of two, so that a start for one is one for smaller
+    start = next((index for index, turn in enumerate(newest) if (turn.number - 1) % step == 0), 0)
+    messages: list[Message] = []
+    for turn in newest[start:]:
+        if turn.stop_reason != "refusal":
+            messages += _of_turn(turn, tools, {call["id"] for call in _calls(messages)})
+    return messages
 
 
-def of_turn(turn: Turn, tools: AbstractSet[str]) -> list[Message]:
+def _of_turn(turn: Turn, tools: AbstractSet[str], used: AbstractSet[str]) -> list[Message]:
     """Return the messages of a done turn: those its state holds, else what its message and its answer amount to.
 
-    The state is of no use where it calls tools that are not among `tools`: the API takes no calls of unknown ones.
+    The state is of no use where it calls what is not among `tools`, or under an id that was used before: the API takes
+    neither.
     """
     messages = _unpack(turn.state)
-    if messages is None or not _called(messages) <= tools:
+    calls = _calls(messages or ())
+    ids = {call["id"] for call in calls}
+    if not messages or not {call["name"] for call in calls} <= tools or ids & used or len(ids) < len(calls):
         return _neutral(turn)
-    return repaired(messages)
+    return messages
 
 
 def pack(messages: Sequence[Message]) -> bytes:
-    """Return the state that `of_turn` reads. Thoughts are left out, for they count within their turn only."""
-    kept = [message | {"content": _without_thoughts(message["content"])} for message in messages]
-    return json.dumps({"format": FORMAT, "messages": kept}, ensure_ascii=False, separators=(",", ":")).encode()
+    """Return the state that `of_history` reads. It is sealed: after any change the state counts for nothing."""
+    body = json.dumps(messages, ensure_ascii=False, separators=(",", ":")).encode()
+    return _seal(body) + body
 
 
 def repaired(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with a result for every tool call, without results that no call asked for, no text empty."""
+    """Return a turn's messages as they can be told later: a result for every tool call, no thought, nothing empty."""
     found: list[Message] = []
     open_calls: list[str] = []
     for message in messages:
-        blocks = [block for block in message["content"] if block.get("type") != "text" or block["text"].strip()]
+        blocks = [block for block in message["content"] if block["type"] not in THOUGHTS]
         if message["role"] == "user":
             blocks = _answered(open_calls, blocks)
             open_calls = []
         elif open_calls:
             found.append(user(*_answered(open_calls, [])))
         if message["role"] == "assistant":
-            open_calls = [block["id"] for block in blocks if block.get("type") == "tool_use"]
+            open_calls = [call["id"] for call in _calls([message])]
         if blocks:
-            found.append(message | {"content": blocks})
+            found.append({**message, "content": blocks})
     if open_calls:
         found.append(user(*_answered(open_calls, [])))
     return found
@@ -105,31 +116,20 @@ def _answered(calls: Sequence[str], blocks: Sequence[Block]) -> list[Block]:
 
 
 def _unpack(state: bytes) -> list[Message] | None:
-    """Return the messages in a state, or None where it holds none of this format."""
-    try:
-        document = json.loads(state)
-    except ValueError:
+    """Return the messages in a state, or None where it is none of ours or was changed."""
+    seal, end, body = state.partition(b"\n")
+    if seal + end != _seal(body):
         return None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        return None
-    messages = document.get("messages")
-    valid = isinstance(messages, list) and all(_is_message(each) for each in messages)
-    return messages if valid else None
+    messages: list[Message] = json.loads(body)
+    return messages
 
 
-def _is_message(message: object) -> bool:
-    if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
-        return False
-    blocks = message.get("content")
-    return isinstance(blocks, list) and all(
-        isinstance(each, dict)
-        and all(isinstance(each.get(name), str) for name in TEXTS.get(str(each.get("type")), ["type"]))
-        for each in blocks
-    )
+def _seal(body: bytes) -> bytes:
+    return b"%b %b\n" % (FORMAT, hashlib.sha256(body).hexdigest().encode())
 
 
-def _called(messages: Sequence[Message]) -> set[str]:
-    return {block["name"] for message in messages for block in message["content"] if block.get("type") == "tool_use"}
+def _calls(messages: Sequence[Message]) -> list[Block]:
+    return [block for message in messages for block in message["content"] if block["type"] == "tool_use"]
 
 
 def _neutral(turn: Turn) -> list[Message]:
@@ -137,13 +137,11 @@ def _neutral(turn: Turn) -> list[Message]:
     said = [turn.answer] if turn.answer.strip() else [CUT_SHORT]
     if called := sorted({tool.name for tool in turn.tools if isinstance(tool, ToolCall)}):
         said.append(f"(Tools called for this answer: {', '.join(called)})")
-    return [user(text(turn.message)), assistant(text("\n\n".join(said)))]
-
-
-def _without_thoughts(blocks: Sequence[Block]) -> list[Block]:
-    return [block for block in blocks if block.get("type") not in THOUGHTS]
+    return [question(turn.message), assistant(text("\n\n".join(said)))]
 
 
 def _size(turn: Turn) -> int:
-    """Return about how many characters the turn's messages have."""
-    return len(turn.state) or len(turn.message) + len(turn.answer) + sum(len(str(tool)) for tool in turn.tools)
+    """Return about how many bytes the turn's messages have. Bytes tell of tokens in any script, characters do not."""
+    if turn.stop_reason == "refusal":
+        return 0
+    return len(turn.state) if turn.state.startswith(FORMAT) else len((turn.message + turn.answer).encode())
