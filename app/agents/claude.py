@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from app.agents import OpenTurn, conversation
-from app.agents.conversation import Message, assistant, text, tool_result, user
+from app.agents.conversation import Message, assistant, tool_result, user
 from app.agents.messages_api import MessagesAPI
 from app.agents.prices import Price
 from app.agents.reply import Reply
@@ -21,10 +21,13 @@ from app.agents.tools import Outcome, Request, Toolbox, ToolKey
 from app.errors import DeadlineExceeded
 from app.events import JSON, AgentEvent, State, Stop, StopReason, ToolCall, ToolResult, Usage
 
-MAX_HISTORY_CHARS = 600_000  # about 150,000 tokens: a model takes more, but nobody wants to pay for it on each turn
+MAX_HISTORY_BYTES = 600_000  # about 150,000 tokens: a model takes more, but nobody wants to pay for it on each turn
 END_RESERVE_S = 0.25  # of the turn's time: to close the stream and to hand over what there is
 STEP_S = 2.0  # a further model call with less time than this says nothing that is worth its price
+MAX_RESULTS_BYTES = 200_000  # of a turn's tool results together; stored twice, they fit one item even uncompressed
 SAME_CALLS = 3  # a model that asks for the same so often in a row goes in circles
+
+NO_ROOM = "This turn holds no more results. Answer with what you have."
 
 # The last block is where the API's cache ends, and moves on as the conversation grows.
 # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
@@ -40,11 +43,17 @@ STOP_REASONS: Mapping[str | None, StopReason] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """output_tokens: of one model call. tokens, usd: of a whole turn, input and output; None for no limit."""
+    """What a turn may use.
+
+    output_tokens: of one model call
+    tokens, usd:   of the whole turn, input and output; None for no limit
+    step_s:        what must be left of its time for a further model call
+    """
 
     output_tokens: int
     tokens: int | None = None
     usd: float | None = None
+    step_s: float = STEP_S
 
 
 @dataclass(slots=True)
@@ -52,13 +61,23 @@ class Talk:
     """A turn on its way: its own messages, what it used, what it asked of the tools, and why it ended.
 
     may_write: how many tokens the current model call was allowed
+    room:      how many bytes of tool results the turn can still hold
     """
 
     messages: list[Message]
     usage: Usage = field(default_factory=Usage)
     asked: list[object] = field(default_factory=list)
     may_write: int = 0
+    room: int = MAX_RESULTS_BYTES
     reason: StopReason = "max_steps"
+
+    def fit(self, outcome: Outcome) -> Outcome:
+        """Return the outcome, or if there is no room left for it what the model is told in its place."""
+        size = len(outcome.text.encode())
+        if size > self.room:
+            return Outcome(outcome.id, NO_ROOM, ok=False)
+        self.room -= size
+        return outcome
 
 
 class Claude:
@@ -94,7 +113,7 @@ class Claude:
 
     async def __call__(self, turn: OpenTurn) -> AsyncIterator[AgentEvent]:
         """Yield text, tool calls and results as they come, then a state where the turn needs one, then why it ended."""
-        talk = Talk([user(text(turn.message))])
+        talk = Talk([conversation.question(turn.message)])
         try:
             async with aclosing(self._steps(turn, talk)) as events:
                 async for event in events:
@@ -108,7 +127,7 @@ class Claude:
 
     async def _steps(self, turn: OpenTurn, talk: Talk) -> AsyncGenerator[AgentEvent, None]:
         """Take steps until the model has ended or a limit is reached."""
-        history = conversation.of_history(turn.history, self._toolbox.names, MAX_HISTORY_CHARS)
+        history = conversation.of_history(turn.history, self._toolbox.names, MAX_HISTORY_BYTES)
         deadline = turn.deadline - END_RESERVE_S
         for number in range(1, turn.max_steps + 1):
             if reason := self._exhausted(talk, deadline):
@@ -146,7 +165,8 @@ class Claude:
                         talk.usage = self._sum(before, reply)
                         yield talk.usage
         finally:
-            talk.messages.append(assistant(*reply.blocks))
+            if reply.blocks:
+                talk.messages.append(assistant(*reply.blocks))
 
     async def _use_tools(
         self, talk: Talk, requests: Sequence[Request], deadline: float
@@ -157,12 +177,12 @@ class Claude:
         ended: dict[str, Outcome] = {}
         try:
             async with aclosing(self._toolbox.run(requests, deadline)) as outcomes:
-                async for outcome in outcomes:
-                    ended[outcome.id] = outcome
+                async for found in outcomes:
+                    outcome = ended[found.id] = talk.fit(found)
                     yield ToolResult(outcome.id, outcome.text, outcome.ok)
         finally:
-            found = [ended[each.id] for each in requests if each.id in ended]
-            talk.messages.append(user(*(tool_result(each.id, each.text, ok=each.ok) for each in found)))
+            known = [ended[each.id] for each in requests if each.id in ended]
+            talk.messages.append(user(*(tool_result(each.id, each.text, ok=each.ok) for each in known)))
 
     def _exhausted(self, talk: Talk, deadline: float) -> StopReason | None:
         """Return which limit leaves no room for another step, or None."""
@@ -171,7 +191,7 @@ class Claude:
             return "budget"
         if limits.usd is not None and used.usd >= limits.usd:
             return "budget"
-        if used.steps and asyncio.get_running_loop().time() + STEP_S > deadline:
+        if used.steps and asyncio.get_running_loop().time() + limits.step_s > deadline:
             return "deadline"
         return None
 

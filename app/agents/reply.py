@@ -44,7 +44,7 @@ class Reply:
                 self._begin(event["message"]["usage"])
             case "content_block_start":
                 self._blocks.append(dict(event["content_block"]))
-                return self._words(self._blocks[-1].get("text", ""))
+                return str(self._blocks[-1].get("text", ""))
             case "content_block_delta":
                 return self._add(event["index"], event["delta"])
             case "content_block_stop" if event["index"] in self._input:
@@ -52,8 +52,8 @@ class Reply:
             case "message_delta":
                 self.stop_reason = event["delta"].get("stop_reason") or self.stop_reason
                 self._usage |= {name: count for name, count in event["usage"].items() if isinstance(count, int)}
-            case "message_stop" if self.stop_reason is None:
-                raise ModelInvalid("the model's answer ended without a reason")
+            case "message_stop" if self.stop_reason is None or self._input:
+                raise ModelInvalid("the model's answer ended without a reason, or in the middle of a tool call")
         return ""
 
     def _add(self, index: int, delta: dict[str, Any]) -> str:
@@ -65,26 +65,23 @@ class Reply:
             block["citations"] = [*(block.get("citations") or []), delta["citation"]]
             return ""
         if delta["type"] == "text_delta":
-            words = self._words(delta["text"])
-            block["text"] += words
-            return words
+            block["text"] += delta["text"]
+            return str(delta["text"])
         for name, value in delta.items():
             if name != "type":
                 block[name] = block[name] + value if isinstance(block.get(name), str | list) else value
         return ""
 
-    @staticmethod
-    def _words(text: str) -> str:
-        """Return the text without halves of surrogate pairs, which no UTF-8 can carry on."""
-        return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
     def _read_input(self, block: Block, pieces: str) -> None:
         try:
-            block["input"] = json.loads(pieces or "{}", parse_constant=_refuse)
-            json.dumps(block["input"], ensure_ascii=False).encode()
+            args = json.loads(pieces or "{}", parse_constant=_refuse)
+            json.dumps(args, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
-            block["input"] = {}
+            args = None
+        if not isinstance(args, dict):  # which the API would not take back
             self.unreadable.add(block["id"])
+            args = {}
+        block["input"] = args
 
     def count(self, name: str) -> int:
         """Return a figure of the API's usage report so far, such as `input_tokens`."""
@@ -97,10 +94,15 @@ class Reply:
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks that may stand in the conversation: of a message that was cut, no thought and no tool call."""
-        if self.stop_reason in (CALLING, "end_turn", "stop_sequence", "pause_turn"):
-            return self._blocks
-        return [block for block in self._blocks if block.get("type") not in THOUGHTS | {CALLING}]
+        """The blocks that may stand in the conversation: no blank ones; of a cut message no thought and no call."""
+        whole = self.stop_reason in (CALLING, "end_turn", "stop_sequence", "pause_turn")
+        left_out = set() if whole else THOUGHTS | {CALLING}
+        return [block for block in self._blocks if block["type"] not in left_out and _says_something(block)]
+
+
+def _says_something(block: Block) -> bool:
+    """Return whether the API would take the block back. It sends texts of white space, and refuses them."""
+    return block["type"] != "text" or bool(block["text"].strip())
 
 
 def _refuse(_: str) -> NoReturn:
