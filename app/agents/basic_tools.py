@@ -57,10 +57,12 @@ def _value(node: ast.AST) -> int | float:
 
 
 def _small(number: Any) -> int | float:  # noqa: ANN401 a power of a negative number is complex
-    if isinstance(number, complex) or (isinstance(number, int) and number.bit_length() > MAX_BITS):
-        raise OverflowError
-    value: int | float = number
-    return value
+    match number:
+        case int() if number.bit_length() <= MAX_BITS:
+            return number
+        case float() if math.isfinite(number):
+            return number
+    raise OverflowError
 
 
-tools = [clock, calculator]
+tools: list[Callable[..., Any]] = [clock, calculator]

@@ -16,6 +16,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import (
     Any,
     NewType,
@@ -92,22 +93,32 @@ class Tool:
             arguments = self._arguments.validate_python(request.args)
         except ValidationError as exc:
             wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in exc.errors())
-            return Outcome(request.id, f"The arguments are wrong: {wrong}", ok=False)
+            return Outcome(request.id, _cut(f"The arguments are wrong: {wrong}"), ok=False)
         if self._key:
             arguments |= {self._key: request.key}
         try:
             return Outcome(request.id, _cut(await self._call(arguments)), ok=True)
         except ToolError as exc:
-            return Outcome(request.id, _cut(str(exc)), ok=False)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 the user's code, and its failure the model's to handle
-            return Outcome(request.id, f"The tool failed: {type(exc).__name__}", ok=False)
+            return Outcome(request.id, _cut(_text(str(exc))), ok=False)
 
     async def _call(self, arguments: Mapping[str, Any]) -> str:
-        if inspect.iscoroutinefunction(self._function):
+        if not inspect.iscoroutinefunction(self._function):
+            work = partial(contextvars.copy_context().run, self._call_here, arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
             return _text(await self._function(**arguments))
-        context = contextvars.copy_context()
-        work = lambda: context.run(lambda: _text(self._function(**arguments)))  # noqa: E731 two lines less
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except asyncio.CancelledError as exc:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            raise _failure(exc) from exc
+        except (Exception, SystemExit) as exc:
+            raise _failure(exc) from exc
+
+    def _call_here(self, arguments: Mapping[str, Any]) -> str:
+        try:
+            return _text(self._function(**arguments))
+        except BaseException as exc:  # a StopIteration would get lost on its way out of the thread
+            raise _failure(exc) from exc
 
 
 class Toolbox:
@@ -195,6 +206,11 @@ def _parameters(name: str, function: Callable[..., Any]) -> tuple[str | None, Ty
         return key, TypeAdapter(with_config(ConfigDict(extra="forbid"))(arguments))
     except (PydanticSchemaGenerationError, PydanticUserError) as exc:
         raise ConfigurationError([f"AGENT_TOOLS: a parameter of {name} has a type that JSON cannot carry"]) from exc
+
+
+def _failure(error: BaseException) -> ToolError:
+    """Return what the model hears. A tool is the user's code: it may raise anything, and even leave the process."""
+    return error if isinstance(error, ToolError) else ToolError(f"The tool failed: {type(error).__name__}")
 
 
 def _text(result: object) -> str:
