@@ -182,13 +182,13 @@ class AgentFailed(ServiceError):
 class ModelFailed(ServiceError):
     """The model's API did not give an answer; nothing of the turn is stored.
 
-    `retry_after_s` is what the API asked for, where it asked for something.
+    `retry_after_s` is what the API asked for, at least a second, where it asked for something.
     """
 
     def __init__(self, text: str = "", retry_after_s: int | None = None) -> None:
         super().__init__(text)
         if retry_after_s is not None:
-            self.retry_after_s = retry_after_s
+            self.retry_after_s = max(retry_after_s, 1)
 
 
 class ModelRejected(ModelFailed):

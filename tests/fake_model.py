@@ -27,10 +27,18 @@ CLOSE_S = 5.0
 
 @dataclass
 class Request:
-    """A request as it arrived. `answered`: the whole answer was sent; `hung_up`: the client left before that."""
+    """A request as it arrived.
+
+    at:       when, on the event loop's clock
+    sent:     the steps of the answer taken so far
+    answered: the whole answer was sent
+    hung_up:  the client left before that
+    rubbish:  what came after the request
+    """
 
     headers: dict[str, str]
     raw: bytes
+    at: float
     sent: list[Step] = field(default_factory=list)
     status: int = 0
     answered: bool = False
@@ -94,8 +102,8 @@ class FakeModel:
             writer.close()
 
     def _answer(self, request: Request) -> Answer:
-        if not request.headers.get("x-api-key"):
-            return error(401, "authentication_error", "x-api-key header is required")(self.issued, {})
+        if not request.headers.keys() & {"x-api-key", "authorization"}:
+            return error(401, "authentication_error", "a key is required")(self.issued, {})
         try:
             body = read(request.raw, request.headers)
             check(body, self.issued)
@@ -188,7 +196,8 @@ async def _receive(reader: asyncio.StreamReader) -> Request | None:
         first, *lines = head.split("\r\n")[:-2]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         assert first.split() == ["POST", "/v1/messages", "HTTP/1.1"], first
-        return Request(headers, await reader.readexactly(int(headers["content-length"])))
+        body = await reader.readexactly(int(headers["content-length"]))
+        return Request(headers, body, asyncio.get_running_loop().time())
     except asyncio.IncompleteReadError:
         return None
 

@@ -20,6 +20,7 @@ PARAMETERS = {
     "cache_control",
     "thinking",
 }
+VERSIONS = {"2023-06-01", "2026-10-21"}
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 THOUGHTS = {"thinking", "redacted_thinking"}
 # By type: who may say it, the fields it must have, and the ones it may have.
@@ -46,7 +47,7 @@ class Issued:
 
 def read(raw: bytes, headers: Mapping[str, str]) -> Body:
     """Return the request, or raise Refused: it must be one JSON object of UTF-8, nothing after it, and say so."""
-    _demand(headers.get("anthropic-version") == "2023-06-01", "anthropic-version: header is required")
+    _demand(headers.get("anthropic-version") in VERSIONS, "anthropic-version: header is required")
     _demand(headers.get("content-type") == "application/json", "content-type must be application/json")
     try:
         body = json.loads(raw.decode(), parse_constant=_refuse)

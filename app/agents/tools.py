@@ -36,7 +36,7 @@ ToolKey = NewType("ToolKey", str)
 
 MAX_RESULT_CHARS = 16_384  # what a model can use of one result; the turn must fit one item with all of its results
 THREADS = 64  # for sync tools; a call that outlives its turn holds one until it returns
-SETTLE_S = 0.5  # how long tools that were cut off may clean up
+SETTLE_S = 0.1  # how long tools that were cut off may clean up; it comes out of the agent's reserve at its end
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")  # of a tool, in the Messages API
 
 
