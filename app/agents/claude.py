@@ -5,8 +5,6 @@ time, the size of tool results and of the history, and how often the model may a
 """
 
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from app.agents.conversation import Message, assistant, tool_result, user
 from app.agents.messages_api import MessagesAPI
 from app.agents.prices import Price
 from app.agents.reply import Reply
-from app.agents.tools import Outcome, Request, Toolbox, ToolKey
+from app.agents.tools import Outcome, Request, Toolbox, key_of
 from app.errors import DeadlineExceeded
 from app.events import JSON, AgentEvent, State, Stop, StopReason, ToolCall, ToolResult, Usage
 
@@ -228,6 +226,4 @@ def _request(turn: OpenTurn, step: int, index: int, reply: Reply) -> Request:
     """Return a tool call of the reply, with a key that a retry of the same turn gives the same call again."""
     call = reply.calls[index]
     args: JSON = None if call["id"] in reply.unreadable else call["input"]
-    what = [turn.principal, turn.session_id, turn.number, turn.message, step, index, call["name"], args]
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-    return Request(call["id"], call["name"], args, ToolKey(key))
+    return Request(call["id"], call["name"], args, key_of(turn, step, index, call["name"], args))

@@ -82,6 +82,14 @@ def _of_turn(turn: Turn, tools: AbstractSet[str], used: AbstractSet[str]) -> lis
     return messages
 
 
+def plain_answer(turn: Turn) -> str:
+    """Return what a model may be told of a turn whose steps are not at hand: never empty."""
+    said = [turn.answer] if turn.answer.strip() else [CUT_SHORT]
+    if called := sorted({tool.name for tool in turn.tools if isinstance(tool, ToolCall)}):
+        said.append(f"(Tools called for this answer: {', '.join(called)})")
+    return "\n\n".join(said)
+
+
 def pack(messages: Sequence[Message]) -> bytes:
     """Return the state that `of_history` reads. It is sealed: after any change the state counts for nothing."""
     body = json.dumps(messages, ensure_ascii=False, separators=(",", ":")).encode()
@@ -134,10 +142,7 @@ def _calls(messages: Sequence[Message]) -> list[Block]:
 
 def _neutral(turn: Turn) -> list[Message]:
     """Return a turn that another agent took, or that was cut short, without the steps that led to its answer."""
-    said = [turn.answer] if turn.answer.strip() else [CUT_SHORT]
-    if called := sorted({tool.name for tool in turn.tools if isinstance(tool, ToolCall)}):
-        said.append(f"(Tools called for this answer: {', '.join(called)})")
-    return [question(turn.message), assistant(text("\n\n".join(said)))]
+    return [question(turn.message), assistant(text(plain_answer(turn)))]
 
 
 def _size(turn: Turn) -> int:

@@ -10,7 +10,9 @@ once.
 
 import asyncio
 import contextvars
+import hashlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -29,6 +31,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
+from app.agents import OpenTurn
 from app.errors import ConfigurationError, DeadlineExceeded
 from app.events import JSON
 
@@ -52,6 +55,12 @@ class Request:
     name: str
     args: JSON
     key: ToolKey
+
+
+def key_of(turn: OpenTurn, step: int, index: int, name: str, args: JSON) -> ToolKey:
+    """Return the key of the tool call that is number `index` of a step; a retry of the same turn gives the same."""
+    what = [turn.principal, turn.session_id, turn.number, turn.message, step, index, name, args]
+    return ToolKey(hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32])
 
 
 @dataclass(frozen=True, slots=True)
