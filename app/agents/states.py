@@ -8,9 +8,12 @@ from pydantic_core import to_json
 
 
 def pack(framework: str, messages: Sequence[object]) -> bytes:
-    """Return the state that `unpack` reads. What is no JSON in the messages is kept as the text that describes it."""
+    """Return the state that `unpack` reads, empty where the messages are nothing that JSON can carry."""
     document = {"format": framework, "messages": messages}
-    return to_json(document, inf_nan_mode="constants", serialize_unknown=True)
+    try:
+        return to_json(document, inf_nan_mode="constants", serialize_unknown=True)
+    except ValueError:  # bytes that are no text, half of a surrogate pair
+        return b""
 
 
 def unpack(framework: str, state: bytes) -> list[Any] | None:
