@@ -86,8 +86,14 @@ class PydanticAI:
             yield Stop(reason, _usage(events.usage))
 
 
-def adapt(found: pydantic_ai.Agent[Any, Any]) -> Agent:
-    """Return the agent that serves this `Agent`."""
+def adapt(found: object) -> Agent:
+    """Return the agent that serves this `Agent`.
+
+    Raises:
+        ConfigurationError: it is something else of pydantic-ai.
+    """
+    if not isinstance(found, pydantic_ai.Agent):
+        raise ConfigurationError(["AGENT must be an Agent of pydantic-ai"])
     return PydanticAI(found)
 
 

@@ -24,19 +24,31 @@ def load(name: str) -> Agent:
         ConfigurationError: there is no such module or object, its import raises, or it is nothing that can be served.
             Without its cause, whose text holds the value of AGENT, or whatever the module raised.
     """
-    target = BUILT_IN.get(name, name)
+    found = _find(BUILT_IN.get(name, name))
+    if inspect.isclass(found):
+        raise ConfigurationError(["AGENT must be an async generator function or an object; this is a class"])
+    if inspect.isasyncgenfunction(found) or inspect.isasyncgenfunction(
+        getattr(found, "__call__", None)  # noqa: B004 the function itself is asked for, not whether there is one
+    ):
+        return cast("Agent", found)
+    for package in (each.__module__.partition(".")[0] for each in type(found).__mro__):
+        if package in ADAPTERS:
+            return cast("Agent", importlib.import_module(ADAPTERS[package]).adapt(found))
+    if not callable(found):
+        raise ConfigurationError([f"AGENT must be something that can be called, not a {type(found).__name__}"])
+    raise ConfigurationError(["AGENT must be an async generator function (async def with yield)"])
+
+
+def _find(target: str) -> object:
     try:
-        found = pkgutil.resolve_name(target)
+        return pkgutil.resolve_name(target)
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package in ADAPTERS:
+            extra = package.replace("_", "-")
+            raise ConfigurationError([f"AGENT needs {extra}: pip install 'agent-service[{extra}]'"]) from None
+        raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None
     except (ImportError, AttributeError, ValueError) as exc:
         raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None
     except Exception as exc:  # noqa: BLE001 the module is the user's and may raise anything
         raise ConfigurationError([f"AGENT cannot be imported: {type(exc).__name__}"]) from None
-    if adapter := ADAPTERS.get(type(found).__module__.partition(".")[0]):
-        return cast("Agent", importlib.import_module(adapter).adapt(found))
-    if inspect.isclass(found):
-        raise ConfigurationError(["AGENT must be an async generator function or an object; this is a class"])
-    if not inspect.isasyncgenfunction(found) and not inspect.isasyncgenfunction(
-        getattr(found, "__call__", None)  # noqa: B004 the function itself is asked for, not whether there is one
-    ):
-        raise ConfigurationError(["AGENT must be an async generator function (async def with yield)"])
-    return cast("Agent", found)
