@@ -21,6 +21,7 @@ from strands.types.exceptions import (
 )
 
 from app.agents import Agent, OpenTurn, conversation, states
+from app.agents.pumped import pumped
 from app.errors import ConfigurationError, ModelRateLimited, ModelRejected
 from app.events import AgentEvent, State, Stop, StopReason, ToolCall, ToolResult, Turn, Usage
 
@@ -57,7 +58,7 @@ class Strands:
         reason: StopReason = "end_turn"
         run: Any = agent.stream_async(turn.message, limits={"turns": turn.max_steps}, invocation_state={"turn": turn})
         try:
-            async with aclosing(run) as events:
+            async with aclosing(pumped(run)) as events:
                 async for event in events:
                     for shown in _shown(event):
                         yield shown
