@@ -16,7 +16,7 @@ from yarl import URL
 from app.config import load_valid
 from app.errors import ConfigurationError
 from app.sessions.credentials import credentials
-from app.sessions.dynamodb import TIMEOUT, ShortRetry
+from app.sessions.dynamodb import TIMEOUT
 
 START_S = 60.0  # the server may have been started just now, and a Java machine on a busy laptop takes its time
 PAUSE_S = 0.5
@@ -39,7 +39,7 @@ async def create(name: str, endpoint: str, region: str) -> None:
     """Create the table unless it exists, once the server answers."""
     give_up = time.monotonic() + START_S
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-        client = Client(AIOHTTP(session), credentials(), region, URL(endpoint), throttle_config=ShortRetry())
+        client = Client(AIOHTTP(session), credentials(), region, URL(endpoint))
         while True:
             try:
                 await client.send_request(action="CreateTable", payload={"TableName": name, **TABLE})

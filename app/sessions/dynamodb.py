@@ -1,33 +1,36 @@
 """SessionStore in one DynamoDB table: `pk` (S, HASH), `turn` (N, RANGE), TTL on `expires`. Nothing else is needed.
 
-Spoken through aiodynamo's client (signing, retries, errors) with the expressions written out, so that the conditions
-that carry the design can be read here. No attribute name is a reserved word (Developer Guide, "Reserved words").
+aiodynamo finds keys, signs and names errors; its client, whose import is a twentieth of a cold start, is not needed to
+send what is written out here, so that the conditions that carry the design can be read. No attribute name is a reserved
+word (Developer Guide, "Reserved words").
 """
 
 import asyncio
 import base64
+import json
 import logging
 import random
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Self, TypeAlias
 
 import aiohttp
-from aiodynamo.client import Client
 from aiodynamo.credentials import Credentials, TooManyRetries
 from aiodynamo.errors import (
-    AccessDenied,
     AIODynamoError,
     ConditionalCheckFailed,
-    IncompleteSignature,
-    MissingAuthenticationToken,
-    SerializationException,
-    TableNotFound,
-    UnrecognizedClient,
-    ValidationException,
+    ExpiredToken,
+    InternalDynamoError,
+    NoCredentialsFound,
+    ProvisionedThroughputExceeded,
+    ServiceUnavailable,
+    Throttled,
+    UnknownError,
+    exception_from_response,
 )
 from aiodynamo.http.aiohttp import AIOHTTP
-from aiodynamo.models import RetryConfig, RetryTimeout
-from aiodynamo.types import Seconds
+from aiodynamo.sign import signed_dynamo_request
 from yarl import URL
 
 from app.errors import StoreRefused, StoreUnavailable
@@ -44,35 +47,19 @@ BATCH_DELETES = 25  # BatchWriteItem's limit
 UNPROCESSED_PAUSE_S = 0.1
 ERASE_ROUNDS = 400  # bounds `delete` at 10,000 turns a call; nobody types that many
 
-# What asking again does not change.
-REFUSED = (
-    AccessDenied,
-    IncompleteSignature,
-    MissingAuthenticationToken,
-    SerializationException,
-    TableNotFound,
-    UnrecognizedClient,
-    ValidationException,
+# What another attempt may not meet again. Whatever else DynamoDB answers, it would answer again.
+PASSING = (
+    aiohttp.ClientError,
+    TimeoutError,
+    ExpiredToken,
+    InternalDynamoError,
+    NoCredentialsFound,
+    ProvisionedThroughputExceeded,
+    ServiceUnavailable,
+    Throttled,
 )
 
-# aiodynamo's clients log whole requests and credential errors; a level no record reaches keeps users' words out.
-SILENCED = ("aiodynamo", "aiodynamo.request", "aiodynamo.response")
-
 Attributes: TypeAlias = dict[str, dict[str, str]]
-
-
-class ShortRetry(RetryConfig):
-    """Up to ATTEMPTS attempts with short pauses; aiodynamo's own start at seconds."""
-
-    def delays(self) -> Iterable[Seconds]:
-        return (random.uniform(0, BACKOFF_S * 2**n) for n in range(ATTEMPTS - 1))  # noqa: S311 jitter
-
-    async def attempts(self) -> AsyncIterable[None]:
-        yield
-        for delay in self.delays():
-            await asyncio.sleep(delay)
-            yield
-        raise RetryTimeout
 
 
 class DynamoDBStore:
@@ -83,9 +70,9 @@ class DynamoDBStore:
         self._region = region
         self._credentials = credentials
         self._endpoint = URL(endpoint) if endpoint else None
-        self._session: aiohttp.ClientSession | None = None
-        for name in SILENCED:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self._session: aiohttp.ClientSession  # `__aenter__` opens it
+        # It logs keys' errors with their texts; a level no record reaches keeps them out.
+        logging.getLogger("aiodynamo").setLevel(logging.CRITICAL + 1)
 
     async def __aenter__(self) -> Self:
         # DummyCookieJar: DynamoDB sets no cookies, and the real jar costs time on every request.
@@ -94,18 +81,10 @@ class DynamoDBStore:
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_CONNECTION_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._client = Client(
-            http=AIOHTTP(self._session),
-            credentials=self._credentials,
-            region=self._region,
-            endpoint=self._endpoint,
-            throttle_config=ShortRetry(),
-        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
     async def newest(self, key: SessionKey, limit: int, before: int | None = None) -> Sequence[TurnItem]:
         condition, values = "pk = :pk", {":pk": {"S": str(key)}}
@@ -169,17 +148,39 @@ class DynamoDBStore:
         return True
 
     async def _send(self, action: str, **payload: object) -> Mapping[str, Any]:
-        """Send one request and return the answer. aiodynamo types answers as `Any`; `_load` narrows them."""
+        """Send one request, up to ATTEMPTS times within a second, and return the answer."""
         if action != "BatchWriteItem":  # which names its tables itself
             payload["TableName"] = self._table
         try:
-            return await self._client.send_request(action=action, payload=payload)
+            for attempt in range(ATTEMPTS - 1):
+                with suppress(*PASSING):
+                    return await self._attempt(action, payload)
+                await asyncio.sleep(random.uniform(0, BACKOFF_S * 2**attempt))  # noqa: S311 jitter
+            return await self._attempt(action, payload)
         except ConditionalCheckFailed:
             raise
-        except REFUSED as exc:  # here and below: the class tells an operator enough, and the text may hold an item
-            raise StoreRefused(f"DynamoDB {action} failed: {type(exc).__name__}") from exc
-        except (AIODynamoError, RetryTimeout, TooManyRetries, aiohttp.ClientError, OSError, ValueError) as exc:
+        except (*PASSING, UnknownError, TooManyRetries, OSError, ValueError) as exc:
+            # The class tells an operator enough (TableNotFound, AccessDenied …); the text may hold an item.
             raise StoreUnavailable(f"DynamoDB {action} failed: {type(exc).__name__}") from exc
+        except AIODynamoError as exc:
+            raise StoreRefused(f"DynamoDB {action} failed: {type(exc).__name__}") from exc
+
+    async def _attempt(self, action: str, payload: Mapping[str, object]) -> Mapping[str, Any]:
+        key = await self._credentials.get_key(AIOHTTP(self._session))
+        if key is None:
+            raise NoCredentialsFound
+        request = signed_dynamo_request(
+            key=key, payload=payload, action=action, region=self._region, endpoint=self._endpoint
+        )
+        async with self._session.post(request.url, headers=request.headers, data=request.body) as response:
+            body = await response.read()
+        if response.status == HTTPStatus.OK:
+            answer: Mapping[str, Any] = json.loads(body)  # `_load` narrows it
+            return answer
+        error = exception_from_response(response.status, body)
+        if isinstance(error, ExpiredToken):
+            self._credentials.invalidate()
+        raise error
 
 
 def _key(key: SessionKey, turn: int) -> Attributes:

@@ -115,5 +115,5 @@ def test_the_operations_are_those_that_the_store_sends() -> None:
 
 
 def test_nothing_else_of_the_service_speaks_to_dynamodb() -> None:
-    speakers = [path.name for path in (ROOT / "app").rglob("*.py") if "send_request(" in path.read_text()]
+    speakers = [path.name for path in (ROOT / "app").rglob("*.py") if "signed_dynamo_request(" in path.read_text()]
     assert speakers == ["dynamodb.py"]
