@@ -53,10 +53,13 @@ FAILURES: Sequence[tuple[type[exceptions.ModelError], type[ModelFailed]]] = (
 
 
 class Meter(BaseCallbackHandler):
-    """Counts the turn's model calls, wherever in the graph, and refuses the one that is too many."""
+    """Counts the turn's model calls, wherever in the graph, and refuses the one that is too many.
+
+    It is not async, because graphs may call their models in threads, and not `run_inline`, because LangChain would then
+    never await the other handlers' coroutines when this one raises.
+    """
 
     raise_error = True  # what a handler raises goes to the caller
-    run_inline = True  # in the graph's own thread, before the call
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps

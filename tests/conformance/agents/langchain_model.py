@@ -31,7 +31,7 @@ class ScriptedChatModel(BaseChatModel):
         async for piece in script.answer(list(_said(messages))):
             if isinstance(piece, Call):
                 chunk = AIMessageChunk(
-                    "", tool_call_chunks=[tool_call_chunk(name="clock", args="{}", id=piece.id, index=0)]
+                    content="", tool_call_chunks=[tool_call_chunk(name="clock", args="{}", id=piece.id, index=0)]
                 )
             else:
                 chunk = AIMessageChunk(content=piece)
