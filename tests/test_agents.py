@@ -1,15 +1,28 @@
 """Finding the agent that AGENT names, and saying what is wrong with it."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pydantic_ai
 import pytest
+import strands
+from langgraph.graph import START, StateGraph
+from pydantic_ai.models.test import TestModel
+from strands.session.file_session_manager import FileSessionManager
+from typing_extensions import TypedDict
 
-from app import agents
-from app.agents import OpenTurn
+from app.agents import OpenTurn, from_pydantic_ai, loader
 from app.errors import ConfigurationError
 from app.events import AgentEvent
 from tests.agents import slow
+from tests.conformance.agents.script import Script
+from tests.conformance.agents.strands_model import ScriptedModel
+
+ROOT = Path(__file__).parents[1]
 
 
 class Callable:
@@ -21,32 +34,99 @@ async def coroutine(_: OpenTurn) -> str:
     return "hello"
 
 
+class Number(TypedDict):
+    number: int
+
+
+def numbered() -> StateGraph[Number]:
+    graph = StateGraph(Number)
+    graph.add_node("one", lambda _: {"number": 1})
+    graph.add_edge(START, "one")
+    return graph
+
+
+class OwnKind(pydantic_ai.Agent[None, str]):
+    """Of our module, and still an Agent."""
+
+
 instance = Callable()
 text = "hello"
+model = TestModel()
+own_kind = OwnKind(model)
+uncompiled = numbered()
+no_messages = uncompiled.compile()
+elsewhere = strands.Agent(
+    ScriptedModel(Script()),
+    callback_handler=None,
+    session_manager=FileSessionManager("s", storage_dir=tempfile.mkdtemp()),
+)
 
 
 def test_a_built_in_agent_goes_by_its_name() -> None:
-    assert agents.load("echo").__module__ == "app.agents.echo"
+    assert loader.load("echo").__module__ == "app.agents.echo"
 
 
 def test_an_agent_of_your_own_goes_by_module_and_object() -> None:
-    assert agents.load("tests.agents:slow").__qualname__ == slow.__qualname__
+    assert loader.load("tests.agents:slow").__qualname__ == slow.__qualname__
 
 
 def test_an_object_whose_call_is_a_generator_is_an_agent() -> None:
-    assert type(agents.load(f"{__name__}:instance")).__name__ == "Callable"
+    assert type(loader.load(f"{__name__}:instance")).__name__ == "Callable"
+
+
+def test_a_class_of_your_own_is_recognised_by_what_it_is_derived_from() -> None:
+    assert type(loader.load(f"{__name__}:own_kind")).__name__ == "PydanticAI"
+
+
+@pytest.mark.parametrize(
+    ("package", "statement", "problem"),
+    [
+        ("pydantic_ai", "load('examples.pydantic_ai_agent:agent')", "AGENT needs pydantic-ai"),
+        ("langgraph", "load('langgraph.graph:StateGraph')", "AGENT needs langgraph"),
+        ("strands", "load('examples.strands_agent:agent')", "AGENT needs strands"),
+        ("pydantic_ai", "importlib.import_module('app.agents.from_pydantic_ai')", "AGENT needs pydantic-ai"),
+    ],
+)
+def test_a_framework_that_is_missing_is_named_with_its_extra(package: str, statement: str, problem: str) -> None:
+    program = f"import importlib, sys; sys.modules[{package!r}] = None; from app.agents.loader import load; {statement}"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    extra = package.replace("_", "-")
+    assert f"ConfigurationError: {problem}: pip install 'agent-service[{extra}]'" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("nobody", "AGENT must be one of echo, or module:object"),
+        ("bogus:x", "AGENT_MODEL must be provider:model, of a provider that pydantic-ai knows and that is set up here"),
+        ("groq:x", "AGENT_MODEL cannot be used: Please install the `groq` package"),
+    ],
+)
+def test_a_model_that_pydantic_ai_cannot_use_names_the_setting(name: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        from_pydantic_ai.built_in(name, None, None)
+    assert refused.value.problems[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
         ("canary_module:agent", "AGENT cannot be found: ModuleNotFoundError"),
         ("tests.agents:canary", "AGENT cannot be found: AttributeError"),
         ("raises:agent", "AGENT cannot be imported: LookupError"),
         ("tests.agents:no_generator", "AGENT must be an async generator function (async def with yield)"),
         (f"{__name__}:coroutine", "AGENT must be an async generator function (async def with yield)"),
-        (f"{__name__}:text", "AGENT must be an async generator function (async def with yield)"),
+        (f"{__name__}:text", "AGENT must be something that can be called, not a str"),
+        (f"{__name__}:model", "AGENT must be an Agent of pydantic-ai"),
+        (f"{__name__}:uncompiled", "AGENT must be a compiled graph with `messages` in its state"),
+        (f"{__name__}:no_messages", "AGENT must be a compiled graph with `messages` in its state"),
+        (f"{__name__}:elsewhere", "AGENT must be a Strands Agent without a session manager"),
     ],
 )
 def test_what_is_no_agent_is_a_configuration_error(
@@ -55,5 +135,5 @@ def test_what_is_no_agent_is_a_configuration_error(
     (tmp_path / "raises.py").write_text("raise LookupError('canary')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigurationError) as refused:
-        agents.load(name)
+        loader.load(name)
     assert refused.value.problems == [problem]
