@@ -31,24 +31,42 @@ RINGS = table("""
     handler:              errors main problems
     __main__:             config errors main
     app:                  main
-    main:                 agents config errors lifecycle middleware problems routes sessions \
-                          sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite \
+    main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
+                          agents.prices agents.tools config errors lifecycle middleware problems routes \
+                          sessions sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite \
                           telemetry turns
-    config:               errors
-    routes:               deadline errors events lifecycle problems sessions sessions.codec \
+    config:               errors settings
+    settings:
+    routes:               deadline errors events lifecycle problems running sessions sessions.codec \
                           turns wire
     middleware:           lifecycle problems telemetry
     sessions.dynamodb:    errors sessions sessions.codec
     sessions.credentials:
     sessions.sqlite:      errors sessions
+    agents.claude:        agents agents.conversation agents.messages_api agents.prices agents.reply \
+                          agents.tools errors events
+    agents.reply:         agents.conversation agents.messages_api errors
+    agents.messages_api:  errors
+    agents.prices:
+    agents.from_pydantic_ai: agents agents.conversation agents.states agents.tools errors events
+    agents.from_langgraph: agents agents.conversation agents.states errors events
+    agents.from_strands:  agents agents.conversation agents.pumped agents.states errors events
+    agents.loader:        agents errors
+    agents.basic_tools:   agents.tools
+    agents.tools:         agents errors events
+    agents.conversation:  events
+    agents.states:
+    agents.pumped:
     agents.echo:          agents events
     wire:                 errors events problems
     problems:             errors telemetry
     lifecycle:            errors
-    turns:                agents deadline errors events sessions sessions.claims
+    turns:                agents deadline errors events running sessions sessions.claims work
+    running:              errors events
+    work:                 errors events
     sessions.claims:      errors events sessions sessions.codec
     sessions.codec:       errors events
-    agents:               errors events
+    agents:               events
     sessions:
     deadline:
     events:
@@ -59,15 +77,20 @@ RINGS = table("""
 # Every package that is not ours and exactly who imports it: no framework below `wire`.
 OUTSIDE = table("""
     aiodynamo:            sessions.credentials sessions.dynamodb
-    aiohttp:              sessions.dynamodb
+    aiohttp:              agents.messages_api sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
     fastapi:              app main problems routes
+    langchain_core:       agents.from_langgraph
+    langgraph:            agents.from_langgraph
     mangum:               handler
-    pydantic:             config problems wire
-    pydantic_core:        problems sessions.codec wire
-    pydantic_settings:    config
+    pydantic:             agents.from_pydantic_ai agents.tools config problems settings wire
+    pydantic_ai:          agents.from_pydantic_ai
+    pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire
+    pydantic_settings:    settings
     starlette:            main middleware problems routes
+    strands:              agents.from_strands
+    typing_extensions:    agents.tools
     uvicorn:              __main__
     yarl:                 sessions.dynamodb
 """)
@@ -79,11 +102,14 @@ HEAVY = {
     "botocore",
     "httpx",
     "httpx2",
+    "langchain_core",
+    "langgraph",
     "moto",
     "openai",
     "opentelemetry.sdk",
     "pydantic_ai",
     "requests",
+    "strands",
 }
 LAMBDA = {"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_REGION": "us-east-1", "SESSIONS_TABLE": "sessions"}
 
