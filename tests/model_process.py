@@ -29,7 +29,7 @@ class Service:
     @property
     def client(self) -> Client:
         """A client of the process."""
-        return HTTPClient(self.running.http)
+        return HTTPClient(self.running.log.parent, self.running.http)
 
     def script(self, *script: Script) -> None:
         self.model.script[:] = script
@@ -94,7 +94,7 @@ def variables_for(model: FakeModel) -> dict[str, str]:
 def uvicorn_with(model: FakeModel, folder: Path) -> Iterator[Client]:
     """Yield a client of the service under uvicorn."""
     with server(UVICORN, folder, **variables_for(model)) as running:
-        yield HTTPClient(running.http)
+        yield HTTPClient(folder, running.http)
 
 
 @contextlib.contextmanager

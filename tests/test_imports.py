@@ -28,8 +28,8 @@ def table(text: str) -> dict[str, set[str]]:
 
 # Every module and exactly what it imports of ours, the outermost first: none imports from above.
 RINGS = table("""
-    handler:              errors main problems
-    __main__:             config errors main
+    handler:              errors main middleware problems telemetry
+    __main__:             connections errors main
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
                           agents.prices agents.tools config errors lifecycle middleware problems routes \
@@ -39,9 +39,10 @@ RINGS = table("""
     settings:
     routes:               deadline errors events lifecycle problems running sessions sessions.codec \
                           turns wire
-    middleware:           lifecycle problems telemetry
+    middleware:           errors lifecycle problems telemetry
+    connections:          errors problems
     sessions.dynamodb:    errors sessions sessions.codec
-    sessions.credentials:
+    sessions.credentials: errors
     sessions.sqlite:      errors sessions
     agents.claude:        agents agents.conversation agents.messages_api agents.prices agents.reply \
                           agents.tools errors events
@@ -62,7 +63,7 @@ RINGS = table("""
     problems:             errors telemetry
     lifecycle:            errors
     turns:                agents deadline errors events running sessions sessions.claims work
-    running:              errors events
+    running:              errors events work
     work:                 errors events
     sessions.claims:      errors events sessions sessions.codec
     sessions.codec:       errors events
@@ -84,14 +85,14 @@ OUTSIDE = table("""
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               handler
-    pydantic:             agents.from_pydantic_ai agents.tools config problems settings wire
+    pydantic:             agents.from_pydantic_ai agents.tools config problems routes settings wire
     pydantic_ai:          agents.from_pydantic_ai
-    pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire
+    pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
     pydantic_settings:    settings
     starlette:            main middleware problems routes
     strands:              agents.from_strands
     typing_extensions:    agents.tools
-    uvicorn:              __main__
+    uvicorn:              __main__ connections
     yarl:                 sessions.dynamodb
 """)
 
