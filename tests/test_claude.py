@@ -109,6 +109,8 @@ async def test_a_turn_takes_exactly_as_many_steps_as_it_may(steps: int, accept: 
         answer = await talk.ask(accept=accept)
         assert outcome(answer) == ("hm" * steps, "max_steps")
         assert done(answer)["usage"]["steps"] == len(talk.model.requests) == steps
+        [turn] = await talk.turns()
+        assert len(turn.tools) == 2 * (steps - 1)  # nobody would read what the last step's call found
         await goes_on(talk)
 
 
@@ -170,6 +172,7 @@ async def test_half_a_tool_call_at_the_token_limit_is_left_out() -> None:
     async with talking(cut) as talk:
         assert outcome(await talk.ask()) == ("hm", "max_tokens")
         await goes_on(talk)
+        assert b"toolu_half" not in talk.model.requests[-1].raw
 
 
 def half_a_call() -> list[dict[str, object]]:

@@ -184,7 +184,7 @@ def test_a_turn_interrupted_anywhere_is_repaired(steps: list[list[dict[str, Any]
         ids = [each["id"] for each in own if "id" in each]
         done = data.draw(st.lists(st.sampled_from(ids), unique=True)) if ids else []
         messages.append(user(*(tool_result(each, "found", ok=True) for each in done)))
-    repaired = conversation.repaired(messages)
+    repaired = conversation.repaired(messages[: data.draw(st.integers(1, len(messages)))])
     turn = Turn(1, "q", "a", (), conversation.pack(repaired))
     assert request([turn])[:-1] == repaired
     assert "thinking" not in said([turn])

@@ -258,28 +258,24 @@ async def test_a_tool_that_outlasts_the_deadline_is_cut_off() -> None:
     assert cleaned.is_set()
 
 
-async def keys(talk: Any) -> list[str]:
-    """Return the keys that the tools of the stored turns were given."""
-    return [
-        str(event.result).rpartition(" ")[2]
-        for turn in await talk.turns()
-        for event in turn.tools
-        if hasattr(event, "result")
-    ]
-
-
-ORDER = Call("order", {"item": "tea"})
-
-
 async def test_every_call_has_a_key_of_its_own() -> None:
-    twice, other = says(ORDER, ORDER), says(Call("order", {"item": "ink"}))
-    async with talking(twice, says(ORDER), other, says("done")) as talk:
-        talk.model.script += [says(ORDER), says("done"), says(ORDER), says("done")]
-        for session, message in (("s", "please"), ("s", "please"), ("t", "please")):
-            await talk.ask(message, session)
-        found = [*await keys(talk)]
-        found += [str(event) for turn in await talk.turns("t") for event in turn.tools]
-    assert len(set(found)) == len(found) == 5 + 2
+    given: list[str] = []
+
+    def pay(to: str, key: ToolKey) -> str:
+        """Pay once for each key."""
+        given.append(key)
+        return f"paid {to}"
+
+    bob, ann = Call("pay", {"to": "Bob"}), Call("pay", {"to": "Ann"})
+    async with talking(says(bob, bob), says(bob), says(ann), says("done"), functions=[pay]) as talk:
+        await talk.ask("please")
+        for session in ("s", "t"):
+            talk.model.script += [says(bob), says("done")]
+            await talk.ask("please", session)
+        talk.model.script += [says(bob), error(400, "invalid_request_error"), says(bob), says("done")]
+        for message in ("this fails", "so this is the same turn"):
+            await talk.ask(message, "u")
+    assert len(set(given)) == len(given) == 8
 
 
 async def test_a_retry_of_the_same_turn_gives_the_same_call_the_same_key() -> None:

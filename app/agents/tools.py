@@ -116,11 +116,7 @@ class Tool:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             return _text(await self._function(**arguments))
-        except asyncio.CancelledError as exc:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
-            raise _failure(exc) from exc
-        except (Exception, SystemExit) as exc:
+        except (Exception, asyncio.CancelledError, SystemExit) as exc:  # if we cancelled it, nobody waits for this
             raise _failure(exc) from exc
 
     def _call_here(self, arguments: Mapping[str, Any]) -> str:
