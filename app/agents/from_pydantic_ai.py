@@ -52,21 +52,21 @@ class PydanticAI:
     """Serves one `Agent` to any number of turns at once. Entering it opens what the agent's toolsets hold open."""
 
     def __init__(self, agent: pydantic_ai.Agent[Any, Any]) -> None:
-        self._agent = agent
+        self.agent = agent
 
     async def __aenter__(self) -> Self:
-        await self._agent.__aenter__()
+        await self.agent.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._agent.__aexit__(*exc)
+        await self.agent.__aexit__(*exc)
 
     async def __call__(self, turn: OpenTurn) -> AsyncIterator[AgentEvent]:
         """Yield text, tool calls and results as they come, then the turn's own messages as its state."""
-        run = self._agent.run_stream_events(
+        run = self.agent.run_stream_events(
             turn.message,
             message_history=[message for done in turn.history for message in _of_turn(done)],
-            deps=turn if self._agent.deps_type is OpenTurn else None,
+            deps=turn if self.agent.deps_type is OpenTurn else None,
             usage_limits=UsageLimits(request_limit=turn.max_steps),
             capabilities=[ReinjectSystemPrompt()],  # a history that is not empty would have to hold it
             infer_name=False,

@@ -1,0 +1,39 @@
+"""AGENT_TOOLS behind pydantic-ai: the same functions, the same keys, the same words for what went wrong."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from app.agents import OpenTurn, from_pydantic_ai
+from app.agents.tools import ToolKey
+from app.events import ToolResult
+from tests.conformance.agents.pydantic_ai_model import model_of
+from tests.conformance.agents.script import Script
+
+pytestmark = pytest.mark.anyio
+
+
+def clock(key: ToolKey) -> str:
+    """Return the key."""
+    return key
+
+
+keyed = [clock]
+
+
+async def results(agent: from_pydantic_ai.PydanticAI, session: str) -> list[ToolResult]:
+    turn = OpenTurn("again", [], b"", 1, session, "p", 2, asyncio.get_running_loop().time() + 10)
+    async with aclosing(agent(turn)) as events:  # type: ignore[type-var]  # it is a generator
+        return [event async for event in events if isinstance(event, ToolResult)]
+
+
+async def test_a_tool_key_is_the_same_in_a_retry_and_no_other() -> None:
+    agent = from_pydantic_ai.built_in("test", None, f"{__name__}:keyed")
+    assert isinstance(agent, from_pydantic_ai.PydanticAI)
+    with agent.agent.override(model=model_of(Script())):
+        first, again, other = [await results(agent, session) for session in ("s", "s", "t")]
+    assert [each.result for each in first] == [each.result for each in again]
+    keys = {str(each.result) for each in first + other}
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {32}
