@@ -12,6 +12,8 @@ from dotenv import dotenv_values
 from app.config import Settings
 from app.main import VERSION
 from tests.entry_points import ROOT, environment, server
+from tests.fake_model import in_thread
+from tests.model_script import Call, says
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("benchmarks/*.md")]
@@ -65,12 +67,32 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
             assert ran.stdout.rstrip() == output.rstrip()
 
 
+def snippet(name: str) -> str:
+    """Return the Python of the README that is to be saved under this name: the first block after it."""
+    code: str = README.partition(f"`{name}`")[2].partition("```python\n")[2].partition("```")[0]
+    assert code
+    return code
+
+
 def test_the_agent_of_the_readme_is_one(tmp_path: Path) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "my_agent.py").write_text(code)
+    (tmp_path / "my_agent.py").write_text(snippet("my_agent.py"))
     with server([sys.executable, "-m", "app"], tmp_path, AGENT="my_agent:agent") as running:
         turn = running.http.post("/chat", json={"message": "hello"})
     assert turn.json()["answer"] == "You wrote hello"
+
+
+def test_the_tools_of_the_readme_are_called_by_a_model(tmp_path: Path) -> None:
+    (tmp_path / "my_tools.py").write_text(snippet("my_tools.py"))
+    order = Call("order", {"fruit": "pear", "count": 2})
+    asked = says(Call("price", {"fruit": "pear"}), Call("price", {"fruit": "plum"}), order)
+    with in_thread(asked, says("done")) as model:
+        variables = {"ANTHROPIC_API_KEY": "k", "ANTHROPIC_BASE_URL": model.url, "AGENT_TOOLS": "my_tools:tools"}
+        with server([sys.executable, "-m", "app"], tmp_path, **variables) as running:
+            turn = running.http.post("/chat", json={"message": "two pears"})
+    assert turn.json()["answer"] == "done"
+    results = [block["content"] for block in model.requests[-1].body["messages"][-1]["content"]]
+    assert results[:2] == ["0.75", "We sell apple and pear."]
+    assert re.fullmatch(r"ordered 2 x pear, order [0-9a-f]{8}", results[2])
 
 
 def test_the_make_targets_that_are_named_exist() -> None:
