@@ -67,7 +67,9 @@ class SessionFile:
     folder: Path
 
     def stored(self) -> int:
-        """Return how many turns are in it, open ones too."""
+        """Return how many turns are in it, open ones too; none before it is made."""
+        if not (self.folder / "sessions.db").exists():
+            return 0
         with contextlib.closing(sqlite3.connect(self.folder / "sessions.db")) as file:
             return int(file.execute("SELECT count(*) FROM turns").fetchone()[0])
 

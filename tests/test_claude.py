@@ -220,12 +220,6 @@ async def test_an_answer_of_nothing_is_an_answer() -> None:
         await goes_on(talk)
 
 
-async def test_a_blank_message_is_answered() -> None:
-    async with talking() as talk:
-        assert outcome(await talk.ask(" \n")) == ("fine", "end_turn")
-        await goes_on(talk)
-
-
 async def test_a_refused_turn_is_not_shown_to_the_model_again() -> None:
     async with talking(says("no", stop_reason="refusal")) as talk:
         await talk.ask("canary")

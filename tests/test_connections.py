@@ -4,6 +4,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,20 +62,35 @@ def test_a_head_without_measure_is_refused(running: Server, pieces: list[bytes])
     assert problem(said(running, *pieces)) == (b"HTTP/1.1 431 Request Header Fields Too Large", "headers-too-large")
 
 
-@pytest.mark.parametrize("sent", [b"", REQUEST[:10], REQUEST], ids=["nothing", "half a line", "half a head"])
-def test_a_caller_that_does_not_finish_its_request_is_cut_off(running: Server, sent: bytes) -> None:
-    assert said(running, sent) == b""
+SLOW: dict[str, list[bytes]] = {
+    "nothing": [],
+    "half a line": [REQUEST[:10]],
+    "half a head": [REQUEST],
+    "half of a second head": [REQUEST + b"\r\n", REQUEST],
+    "half a body": [
+        b"POST /chat HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n",
+        b"Content-Length: 99\r\n\r\n{",
+    ],
+}
 
 
-def test_the_next_request_of_a_connection_has_its_own_time(running: Server) -> None:
-    answer = said(running, REQUEST + b"\r\n", REQUEST)
+@pytest.fixture(scope="module")
+def outcomes(running: Server) -> dict[str, bytes]:
+    """What came of the slow callers, who all wait at once."""
+    with ThreadPoolExecutor(len(SLOW)) as callers:
+        return dict(zip(SLOW, callers.map(lambda pieces: said(running, *pieces), SLOW.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", ["nothing", "half a line", "half a head"])
+def test_a_caller_that_does_not_finish_its_request_is_cut_off(outcomes: dict[str, bytes], name: str) -> None:
+    assert outcomes[name] == b""
+
+
+def test_the_next_request_of_a_connection_has_its_own_time(outcomes: dict[str, bytes]) -> None:
+    answer = outcomes["half of a second head"]
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.endswith(b'{"status":"alive"}')
 
 
-def test_a_body_that_does_not_come_is_a_timeout(running: Server) -> None:
-    head = b"POST /chat HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    assert problem(said(running, head, b"Content-Length: 99\r\n\r\n{")) == (
-        b"HTTP/1.1 408 Request Timeout",
-        "request-timeout",
-    )
+def test_a_body_that_does_not_come_is_a_timeout(outcomes: dict[str, bytes]) -> None:
+    assert problem(outcomes["half a body"]) == (b"HTTP/1.1 408 Request Timeout", "request-timeout")
