@@ -4,11 +4,9 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +18,9 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.main import create_app
+from tests.machine import START_S, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
-START_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -229,18 +227,3 @@ def environment(**variables: str) -> dict[str, str]:
         name: os.environ[name] for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG") if name in os.environ
     }
     return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **passed, **variables}
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = START_S) -> None:
-    """Return once `condition` holds; fail after `limit_s`."""
-    give_up = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.02)

@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx2
 
-from tests.entry_points import Client, HTTPClient, Server, handler, server, wait_until
+from tests.entry_points import Client, HTTPClient, Server, handler, server
 from tests.fake_model import FakeModel, Request, in_thread
+from tests.machine import wait_until
 from tests.model_script import Script
 from tests.with_model import KEY, SSE
 

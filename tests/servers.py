@@ -6,10 +6,8 @@ and pytest reports one line for a server, not one for each test.
 """
 
 import os
-import socket
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,13 +17,36 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
-import pytest
 from aiodynamo.credentials import Key, StaticCredentials
+
+from tests.machine import free_port, listens, tool, wait_until
 
 REGION = "us-east-1"
 CREDENTIALS = StaticCredentials(key=Key(id="local", secret="local"))  # noqa: S106 no server here checks it
 BATCH_WRITES = 25  # BatchWriteItem's limit
-START_S = 30.0  # a JVM on a busy machine; the others need well below a second
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table on a server that answers `client`, and the settings by which the service finds it."""
+
+    name: str
+    endpoint: str
+    client: Any  # boto3 makes its classes at run time
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables of a service that keeps its sessions here."""
+        key = CREDENTIALS.key
+        assert key is not None
+        credentials = {"AWS_ACCESS_KEY_ID": key.id, "AWS_SECRET_ACCESS_KEY": key.secret, "AWS_REGION": REGION}
+        return credentials | {"SESSIONS_TABLE": self.name, "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint}
+
+    def turns(self, session_id: str) -> list[dict[str, Any]]:
+        """Return the stored turns of a session, oldest first."""
+        items = self.client.scan(TableName=self.name, ConsistentRead=True)["Items"]
+        owned = [item for item in items if item["pk"]["S"].endswith(f"/{session_id}")]
+        return sorted(owned, key=lambda item: int(item["turn"]["N"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,50 +93,52 @@ class Server:
             assert not answer["UnprocessedItems"]
 
 
-def require(program: str) -> Path:
+def require(program: str) -> str:
     """Return where the program is, or skip or fail the test that asks."""
-    variable = program.upper().replace("-", "_")
-    if value := os.environ.get(variable):
-        return Path(value).absolute()
-    reason = f"{variable} is not set; .ci/{program} gets it and prints the value"
-    if os.environ.get("REQUIRE_ALL") == "1":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    return tool(program, for_module=False)
 
 
 @contextmanager
-def moto() -> Iterator[Server]:
+def moto(host: str = "127.0.0.1") -> Iterator[Server]:
     """Serve moto in a thread of this process."""
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 a second that the other servers do not cost
 
     with _atomic_moto():
-        server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        server = ThreadedMotoServer(host, port=0, verbose=False)
         server.start()
         try:
-            with _server(server.get_host_and_port()[1], crowd=20) as found:  # its queries scan the whole table
+            with _server(host, server.get_host_and_port()[1], crowd=20) as found:  # its queries scan the whole table
                 yield found
         finally:
             server.stop()
 
 
 @contextmanager
-def dynoxide() -> Iterator[Server]:
+def dynoxide(host: str = "127.0.0.1") -> Iterator[Server]:
     """Serve the binary that DYNOXIDE names, its tables in memory."""
-    binary, port = require("dynoxide"), _free_port()
-    with _process([str(binary), "serve", "--port", str(port)], port) as server:
+    binary, port = Path(require("dynoxide")).absolute(), free_port(host)
+    with _process([str(binary), "serve", "--host", host, "--port", str(port)], host, port) as server:
         yield server
 
 
 @contextmanager
 def dynamodb_local() -> Iterator[Server]:
     """Serve Amazon's own, from the directory of jars and native libraries that DYNAMODB_LOCAL names; needs Java."""
-    directory, port = require("dynamodb-local"), _free_port()
+    directory, port = Path(require("dynamodb-local")).absolute(), free_port()
     command = [
         *("java", f"-Djava.library.path={directory}", "-cp", f"{directory}/*"),
         *("com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-inMemory", "-port", str(port)),
     ]
-    with _process(command, port) as server:
+    with _process(command, "127.0.0.1", port) as server:
         yield server
+
+
+@contextmanager
+def sessions_table(host: str = "127.0.0.1") -> Iterator[Table]:
+    """Make a new table on a new server: dynoxide where DYNOXIDE names it or everything is required, else moto."""
+    real = os.environ.get("DYNOXIDE") or os.environ.get("REQUIRE_ALL") == "1"
+    with (dynoxide if real else moto)(host) as server:
+        yield Table(server.create_table(), server.endpoint, server.client)
 
 
 @contextmanager
@@ -141,8 +164,8 @@ def _atomic_moto() -> Iterator[None]:
 
 
 @contextmanager
-def _server(port: int, crowd: int = 50) -> Iterator[Server]:
-    endpoint = f"http://127.0.0.1:{port}"
+def _server(host: str, port: int, crowd: int = 50) -> Iterator[Server]:
+    endpoint = f"http://{host}:{port}"
     key = CREDENTIALS.key
     assert key is not None
     client = boto3.client(
@@ -157,32 +180,15 @@ def _server(port: int, crowd: int = 50) -> Iterator[Server]:
 
 
 @contextmanager
-def _process(command: Sequence[str], port: int) -> Iterator[Server]:
+def _process(command: Sequence[str], host: str, port: int) -> Iterator[Server]:
     with (
         TemporaryDirectory() as directory,  # DynamoDB Local writes a file into the one it was started in
         subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
     ):
         try:
-            _wait_until_it_listens(process, port)
-            with _server(port) as server:
+            wait_until(lambda: listens(host, port) or process.poll() is not None, what=f"{command[0]} listens")
+            assert process.poll() is None, f"it did not start: {command[0]}"
+            with _server(host, port) as server:
                 yield server
         finally:
             process.terminate()
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
-    give_up = time.monotonic() + START_S
-    while time.monotonic() < give_up and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"the server did not start: {process.args!r}", pytrace=False)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app.config import Settings
-from tests.entry_points import free_port
 from tests.in_process import App, warm
-from tests.lambda_runtime.servers import listens, tool, wait_until
+from tests.machine import free_port, listens, tool, wait_until
 from tests.with_model import BOTH, claude, done, shown
 
-AIMOCK = tool("AIMOCK", ".ci/aimock")
+AIMOCK = tool("aimock")
 pytestmark = pytest.mark.anyio
 
 FIXTURES = [

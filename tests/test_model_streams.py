@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.entry_points import wait_until
+from tests.machine import wait_until
 from tests.model_process import Service, deltas, service
 from tests.model_script import Call, Gate, says
 from tests.with_model import BOTH, SSE

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 
 from app.lifecycle import SAME_SIGNAL_S
-from tests.entry_points import Server, server, wait_until
+from tests.entry_points import Server, server
+from tests.machine import wait_until
 
 CONTAINER = [sys.executable, "-m", "app"]
 PLAIN = [sys.executable, "-m", "uvicorn", "app:app"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lambda_runtime.servers import tool, wait_until
+from tests.machine import tool, wait_until
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "agent-service:test"
@@ -21,7 +21,7 @@ def docker(*arguments: str, check: bool = True, limit_s: float = 60) -> subproce
     """Run a docker command on the engine of the tests; unless `check` is off, it has to succeed."""
     done = subprocess.run(
         ["docker", *arguments],  # noqa: S607 whichever one the user has
-        env=os.environ | {"DOCKER_HOST": tool("ENGINE", ".ci/engine")},
+        env=os.environ | {"DOCKER_HOST": tool("engine")},
         cwd=ROOT,
         capture_output=True,
         text=True,

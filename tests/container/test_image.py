@@ -10,10 +10,11 @@ import pytest
 
 from tests.container.engine import IMAGE, ROOT, Container, container, docker, network, service
 from tests.lambda_runtime.emulator import Emulator, load_event
-from tests.lambda_runtime.servers import Table, listens, sessions_table, tool, wait_until
+from tests.machine import listens, tool, wait_until
+from tests.servers import Table, sessions_table
 
-tool("ENGINE", ".ci/engine")
-RIE = tool("RIE", ".ci/rie")
+tool("engine")
+RIE = tool("rie")
 
 MAX_ADDED_MB = 100  # by us to the base image: dependencies, bytecode and code
 NOT_FOR_PRODUCTION = {"boto3", "botocore", "hypothesis", "moto", "mypy", "pip", "pytest", "uv"}

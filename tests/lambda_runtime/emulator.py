@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lambda_runtime.servers import free_port, listens, wait_until
+from tests.machine import free_port, listens, wait_until
 
 ROOT = Path(__file__).parents[2]
 INVOKE = "/2015-03-31/functions/function/invocations"

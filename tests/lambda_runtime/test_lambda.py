@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.lambda_runtime.emulator import ROOT, Emulator, emulator, http_event, load_event
-from tests.lambda_runtime.servers import Table, sessions_table, tool
+from tests.machine import tool
+from tests.servers import Table, sessions_table
 
-RIE = tool("RIE", ".ci/rie")
+RIE = tool("rie")
 FRONT_DOORS = ["alb", "function_url", "http_api", "rest"]
 ANSWERS: dict[str, dict[str, Any]] = {
     "healthz": {"status": "alive"},

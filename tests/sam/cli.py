@@ -13,7 +13,8 @@ import httpx2
 
 from tests.container.engine import Network
 from tests.entry_points import HTTPClient
-from tests.lambda_runtime.servers import Table, free_port, listens, wait_until
+from tests.machine import free_port, listens, wait_until
+from tests.servers import Table
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 100  # less than pytest's, which would end the run

@@ -10,11 +10,12 @@ from tests.container.engine import docker, network
 from tests.deployment.documents import load
 from tests.deployment.promises import change
 from tests.entry_points import HTTPClient
-from tests.lambda_runtime.servers import sessions_table, tool
+from tests.machine import tool
 from tests.sam.cli import ROOT, Local, Sam
+from tests.servers import sessions_table
 
-SAM = tool("SAM", ".ci/sam")
-ENGINE = tool("ENGINE", ".ci/engine")
+SAM = tool("sam")
+ENGINE = tool("engine")
 FRONT_DOORS = ["alb", "function_url", "http_api", "rest"]
 JSON = {"content-type": "application/json"}
 
