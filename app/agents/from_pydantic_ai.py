@@ -30,7 +30,7 @@ try:
     from pydantic_ai.capabilities import ReinjectSystemPrompt
     from pydantic_ai.usage import RunUsage, UsageLimits
 except ImportError as exc:
-    raise ConfigurationError(["AGENT needs pydantic-ai: pip install 'agent-service[pydantic-ai]'"]) from exc
+    raise ConfigurationError(["AGENT needs pydantic-ai-slim: install it beside the service"]) from exc
 
 FORMAT = "pydantic-ai/1"
 STOP_REASONS: dict[str | None, StopReason] = {"length": "max_tokens", "content_filter": "refusal"}

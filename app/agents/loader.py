@@ -9,11 +9,17 @@ from app.agents import Agent
 from app.errors import ConfigurationError
 
 BUILT_IN = {"echo": "app.agents.echo:echo"}
-# By the package that an object's class comes from: the module whose `adapt` makes an agent of it.
+# By the package that an object's class comes from: the module whose `adapt` makes an agent of it, and what to install.
 ADAPTERS = {
     "pydantic_ai": "app.agents.from_pydantic_ai",
     "langgraph": "app.agents.from_langgraph",
     "strands": "app.agents.from_strands",
+}
+DISTRIBUTIONS = {
+    "pydantic_ai": "pydantic-ai-slim",
+    "langgraph": "langgraph",
+    "langchain_core": "langgraph",
+    "strands": "strands-agents",
 }
 
 
@@ -44,9 +50,8 @@ def _find(target: str) -> object:
         return pkgutil.resolve_name(target)
     except ModuleNotFoundError as exc:
         package = (exc.name or "").partition(".")[0]
-        if package in ADAPTERS:
-            extra = package.replace("_", "-")
-            raise ConfigurationError([f"AGENT needs {extra}: pip install 'agent-service[{extra}]'"]) from None
+        if package in DISTRIBUTIONS:
+            raise ConfigurationError([f"AGENT needs {DISTRIBUTIONS[package]}: install it beside the service"]) from None
         raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None
     except (ImportError, AttributeError, ValueError) as exc:
         raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None

@@ -2,23 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn, from_langgraph, from_pydantic_ai, from_strands
+from app.agents.basic_tools import clock
 from app.agents.echo import echo
-from app.events import Turn, TurnDone, TurnEvent
+from app.events import AgentEvent, Turn, TurnDone, TurnEvent
 from app.running import RunningTurn
 from app.sessions import SessionKey
 from app.sessions.claims import Claims
 from app.turns import TurnRequest, TurnService
 from examples import langgraph_agent, pydantic_ai_agent, strands_agent, ten_lines
 from tests.conformance.agents.langchain_model import ScriptedChatModel
+from tests.conformance.agents.messages_model import serving
 from tests.conformance.agents.pydantic_ai_model import model_of
 from tests.conformance.agents.script import Script
 from tests.conformance.agents.strands_model import ScriptedModel
 from tests.memory_store import MemoryStore
+from tests.with_model import claude
 
 MAX_STEPS = 3
 PATIENCE_S = 10.0
@@ -49,6 +52,22 @@ def _ten_lines() -> Iterator[Subject]:
 
 
 @contextmanager
+def _claude() -> Iterator[Subject]:
+    script = Script()
+
+    async def agent(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+        async with (
+            serving(script) as url,
+            claude(url, functions=[clock]) as built_in,
+            aclosing(built_in(turn)) as events,  # type: ignore[type-var]  # it is a generator
+        ):
+            async for event in events:
+                yield event
+
+    yield Subject(agent, remembers=True, script=script)
+
+
+@contextmanager
 def _pydantic_ai() -> Iterator[Subject]:
     script = Script()
     with pydantic_ai_agent.agent.override(model=model_of(script)):
@@ -72,11 +91,12 @@ def _strands() -> Iterator[Subject]:
 SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
     "echo": _echo,
     "ten lines": _ten_lines,
+    "claude": _claude,
     "pydantic-ai": _pydantic_ai,
     "langgraph": _langgraph,
     "strands": _strands,
 }
-WITH_MODEL = ["pydantic-ai", "langgraph", "strands"]
+WITH_MODEL = ["claude", "pydantic-ai", "langgraph", "strands"]
 WITHOUT_MODEL = ["echo", "ten lines"]
 
 

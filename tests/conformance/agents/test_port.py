@@ -125,7 +125,7 @@ async def test_a_session_goes_on_after_its_steps_were_used_up(modelled: Subject)
 
 async def test_a_turn_cut_at_its_deadline_keeps_what_was_said_and_the_session_goes_on(modelled: Subject) -> None:
     sessions = Sessions(modelled.agent)
-    cut = await sessions.turn("wait", timeout_s=0.2)
+    cut = await sessions.turn("wait", timeout_s=0.6)
     assert (cut.answer, cut.stop_reason) == ("begun", "deadline")
     assert (await sessions.turn("two")).answer == "wait two "
     assert paired(script_of(modelled))
@@ -169,7 +169,7 @@ async def test_a_generator_that_is_closed_closes_the_models_stream(modelled: Sub
 
 async def test_cut_turns_at_the_same_time_leave_the_others_alone(modelled: Subject) -> None:
     sessions = Sessions(modelled.agent)
-    cut = [asyncio.create_task(sessions.turn("wait", f"cut-{number}", timeout_s=0.3)) for number in range(5)]
+    cut = [asyncio.create_task(sessions.turn("wait", f"cut-{number}", timeout_s=0.6)) for number in range(5)]
     whole = await asyncio.gather(*(sessions.turn(f"word-{number}", f"whole-{number}") for number in range(5)))
     assert [turn.answer for turn in whole] == [f"word-{number} " for number in range(5)]
     assert {turn.stop_reason for turn in await asyncio.gather(*cut)} == {"deadline"}
