@@ -36,12 +36,17 @@ class RunningTurn:
 
     def emit(self, event: TurnEvent) -> None:
         """Hand an event to the reader."""
-        last = self._events[-1] if len(self._events) >= BACKLOG else None
-        if isinstance(event, Text) and isinstance(last, Text) and len(last.text) < JOINED_CHARS:
-            self._events[-1] = Text(last.text + event.text)
-        else:
+        if len(self._events) < BACKLOG or not self._join(event):
             self._events.append(event)
         self._wake.set()
+
+    def _join(self, event: TurnEvent) -> bool:
+        """Add a text to the last one that waits, if that is short."""
+        last = self._events[-1]
+        if not (isinstance(event, Text) and isinstance(last, Text) and len(last.text) < JOINED_CHARS):
+            return False
+        self._events[-1] = Text(last.text + event.text)
+        return True
 
     def end_at(self, instant: float) -> None:
         """See to it that the turn does not wait for its store beyond `instant` on the event loop's clock."""
@@ -57,7 +62,7 @@ class RunningTurn:
         loop = asyncio.get_running_loop()
         self._agent_ended = loop.create_future()
         agent = loop.create_task(work)
-        agent.add_done_callback(lambda _: self._end_agent(None))
+        agent.add_done_callback(self._on_agent_done)
         self._timers.append(loop.call_at(deadline, self._end_agent, "deadline"))
         try:
             cut = await self._agent_ended
@@ -72,6 +77,11 @@ class RunningTurn:
                 _, alive = await asyncio.wait([agent], timeout=OBEY_S)
                 if alive:
                     log.error("an agent does not end and is left behind")
+
+    def _on_agent_done(self, agent: asyncio.Task[None]) -> None:
+        if not agent.cancelled():
+            agent.exception()  # read here, because an agent that was cut short is asked for nothing
+        self._end_agent(None)
 
     def _end_agent(self, cut: Cut | None) -> None:
         if self._agent_ended and not self._agent_ended.done():
