@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import cases
+from benchmarks import agents, cases
 from benchmarks.measure import TOLERANCE, Row
 
 ALL = {
@@ -16,9 +16,12 @@ ALL = {
         cases.turn_over_dynamodb,
         cases.calls_and_bytes,
         cases.memory,
+        agents.agent_cold_start,
+        agents.model_calls,
+        agents.frameworks,
     )
 }
-QUICK = cases.Effort(cold=5, warm=7, scale=0.25)
+QUICK = cases.Effort(cold=5, warm=7, scale=0.25, ungated=False)
 HEADER = Row("case", "floor", "ratio: median (min-max)", "target")
 
 

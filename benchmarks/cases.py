@@ -44,6 +44,7 @@ class Effort:
     scale: float = 1.0  # of the requests in a round
     growth: int = 10_000  # turns over which memory may not grow
     turns: tuple[int, ...] = (1, 100, 1000)
+    ungated: bool = True  # measure the agents also where there is no target
 
 
 def cold_start(effort: Effort) -> Iterator[Row]:
