@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from statistics import median
 from typing import TypeAlias
 
 from benchmarks import measure, peers
-from benchmarks.cases import Effort
+from benchmarks.cases import VALGRIND, Effort, instructions
 from benchmarks.measure import ROOT, Row, Sample, at_most, environment, ratios, serve
 
 Ask: TypeAlias = Callable[..., float]
@@ -45,6 +46,9 @@ def agent_cold_start(effort: Effort) -> Iterator[Row]:
             peak = [case.peak_kib / floor.peak_kib for floor, case in pairs]
             yield at_most(f"cold start with claude, CPU: {what}", ECHO, cpu, limit)
             yield at_most(f"cold start with claude, peak memory: {what}", ECHO, peak)
+        if effort.ungated and shutil.which(VALGRIND[0]):
+            count = instructions("handler", claude) / instructions("handler", echo)
+            yield at_most("cold start with claude, instructions: first turn and its model call", ECHO, [count])
 
 
 def model_calls(effort: Effort) -> Iterator[Row]:

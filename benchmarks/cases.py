@@ -62,7 +62,7 @@ def cold_start(effort: Effort) -> Iterator[Row]:
             yield at_most(f"cold start, CPU: {name}", HELLO, cpu, limits[0])
             yield at_most(f"cold start, peak memory: {name}", HELLO, peak, limits[1])
             if shutil.which(VALGRIND[0]):
-                count = _instructions(module, variables) / _instructions("benchmarks.hello", variables)
+                count = instructions(module, variables) / instructions("benchmarks.hello", variables)
                 yield at_most(f"cold start, instructions: {name}", HELLO, [count])
 
 
@@ -70,7 +70,8 @@ def _once(module: str, variables: dict[str, str]) -> measure.Usage:
     return measure.run(f"from benchmarks.invoke import once; once({module!r})", variables)[0]
 
 
-def _instructions(module: str, variables: dict[str, str]) -> int:
+def instructions(module: str, variables: dict[str, str]) -> int:
+    """Return the instructions from a fresh process to its first answer, which have next to no noise."""
     _, _, report = measure.run(f"from benchmarks.invoke import once; once({module!r})", variables, VALGRIND)
     return int(re.findall(r"I +refs: +([\d,]+)", report)[-1].replace(",", ""))
 
