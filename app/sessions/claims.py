@@ -67,21 +67,28 @@ class Claims:
         """
         run = os.urandom(16).hex()
         request_id = req or run
-        for _ in range(ATTEMPTS):
-            items = await self.store.newest(key, self.window + 1)  # one more, for the newest may be open
-            done = self._done(items)[: self.window]
-            for item in done:
-                if item.req == request_id:
-                    return _replay(item, message)
-            head = items[0] if items else None
-            history = _history(done)
-            if head is not None and head.body is None and head.run == run:
-                return Claim(key, head, history)  # our write landed, its acknowledgement did not
-            dead_run = self._dead_run(head, request_id)
-            item = self._next(head, run, request_id, lease_s)
-            if await self._put(key, item, dead_run):
-                return Claim(key, item, history)
-        raise SessionBusy
+        tried: TurnItem | None = None
+        try:
+            for _ in range(ATTEMPTS):
+                items = await self.store.newest(key, self.window + 1)  # one more, for the newest may be open
+                done = self._done(items)[: self.window]
+                for item in done:
+                    if item.req == request_id:
+                        return _replay(item, message)
+                head = items[0] if items else None
+                history = _history(done)
+                if head is not None and head.body is None and head.run == run:
+                    return Claim(key, head, history)  # our write landed, its acknowledgement did not
+                tried = None
+                dead_run = self._dead_run(head, request_id)
+                tried = self._next(head, run, request_id, lease_s)
+                if await self.store.claim(key, tried, dead_run):
+                    return Claim(key, tried, history)
+            raise SessionBusy  # noqa: TRY301 the last attempt may have landed, too
+        except BaseException:
+            if tried:  # cut off or unanswered, it may have landed, and nobody will commit it
+                await self._give_back(key, tried)
+            raise
 
     async def claim_or_wait(
         self, key: SessionKey, req: str | None, message: str, lease_s: float, wait_s: float
@@ -132,13 +139,6 @@ class Claims:
             if self._now() >= give_up:
                 return
             await asyncio.sleep(COMMIT_RETRY_S)
-
-    async def _put(self, key: SessionKey, item: TurnItem, dead_run: str | None) -> bool:
-        try:
-            return await self.store.claim(key, item, dead_run)
-        except BaseException:  # cut off or unanswered: the claim may have landed, and nobody will commit it
-            await self._give_back(key, item)
-            raise
 
     async def _give_back(self, key: SessionKey, item: TurnItem) -> bool:
         """Release the item and return whether the store answered; if it never does, the lease ends by itself."""

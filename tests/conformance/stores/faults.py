@@ -57,11 +57,11 @@ class Faults:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self._planned: dict[Operation, deque[Fault]] = defaultdict(deque)
+        self._planned: dict[Operation, deque[Fault | None]] = defaultdict(deque)
         self._random: tuple[Random, float] | None = None
 
-    def plan(self, operation: Operation, *faults: Fault) -> None:
-        """Let the next requests of this operation meet these faults, one each."""
+    def plan(self, operation: Operation, *faults: Fault | None) -> None:
+        """Let the next requests of this operation meet these faults, one each, and with None nothing."""
         self._planned[operation].extend(faults)
 
     def at_random(self, random: Random, rate: float) -> None:

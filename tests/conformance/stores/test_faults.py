@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import pytest
 
-from app.errors import SessionConflict, StoreUnavailable
+from app.errors import SessionBusy, SessionConflict, StoreUnavailable
 from app.events import Turn
 from app.sessions import SessionKey
+from app.sessions import claims as claims_module
 from app.sessions.claims import Claims
 from tests.conformance.stores.faults import STORE_ATTEMPTS, SUDDEN, Fault, Operation, seeded
 from tests.conformance.stores.rig import (
@@ -75,6 +76,22 @@ async def test_a_request_that_the_store_never_answered_can_be_repeated_at_once(
     turn = await take_turn(rig.claims(), req="key")
     assert rig.faults.met(fault) == STORE_ATTEMPTS
     assert await rig.transcript() == [turn]
+
+
+async def test_a_claim_that_landed_in_the_last_attempt_is_given_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims_module, "ATTEMPTS", 1)
+    rig.faults.plan("claim", Fault.REPLY_LOST)
+    with pytest.raises(SessionBusy):
+        await take_turn(rig.claims())
+    assert await rig.items() == []
+
+
+async def test_a_claim_that_landed_before_the_store_fell_silent_is_given_back(rig: Rig) -> None:
+    rig.faults.plan("claim", Fault.REPLY_LOST)
+    rig.faults.plan("newest", None, *[Fault.BROKEN] * STORE_ATTEMPTS)
+    with pytest.raises(StoreUnavailable):
+        await take_turn(rig.claims())
+    assert await rig.items() == []
 
 
 @pytest.mark.parametrize("fault", SUDDEN, ids=lambda fault: fault.name)
