@@ -18,6 +18,9 @@ import argparse  # noqa: E402
 import asyncio  # noqa: E402, TC003 a name in an annotation that is a text
 import importlib.util  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
+import socket  # noqa: E402 as asyncio
+import threading  # noqa: E402
 from typing import Literal  # noqa: E402
 
 import uvicorn  # noqa: E402
@@ -26,6 +29,7 @@ from app import main as composition  # noqa: E402
 from app.errors import ConfigurationError  # noqa: E402
 
 EX_CONFIG = 78  # sysexits.h: the process must not be restarted before somebody changes the configuration
+EXIT_S = 1.0  # from the end of the drain; the interpreter needs a tenth of it
 READERS_RESERVE_S = 0.1  # of the grace: what remains after the last connection
 KEEP_ALIVE_S = 75  # above the idle timeout of usual balancers (60 s), so that they and not we close a connection
 
@@ -74,7 +78,25 @@ def serve() -> None:
         # Turns have ended by then; this ends readers that do not read. It counts from the end of the drain delay.
         timeout_graceful_shutdown=settings.shutdown_grace_s - settings.drain_delay_s - READERS_RESERVE_S,
     )
-    uvicorn.Server(server).run()
+    Server(server).run()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which ends when it has shut down, whatever threads are still at work.
+
+    Python waits for threads before it exits, and a tool or an agent's client may hold one for ever.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: D102 as uvicorn has it
+        await super().shutdown(sockets)
+        end = threading.Timer(EXIT_S, _exit)
+        end.daemon = True
+        end.start()
+
+
+def _exit() -> None:
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _protocol() -> "type[asyncio.Protocol] | Literal['auto']":

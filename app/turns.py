@@ -136,6 +136,7 @@ class TurnService:
             history=claim.history,
             state=next((turn.state for turn in reversed(claim.history) if turn.state), b""),
             number=claim.item.turn,
+            request=claim.item.req,
             session_id=request.key.session_id,
             principal=request.key.principal,
             max_steps=self._max_steps,

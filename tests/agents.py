@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -76,6 +77,12 @@ async def unserialisable(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
 async def half_a_character(_: OpenTurn) -> AsyncIterator[AgentEvent]:
     """Say half of a surrogate pair."""
     yield "so\ud83d"
+
+
+async def threaded(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Leave a thread behind that never ends, as a blocked call does, and answer."""
+    threading.Thread(target=threading.Event().wait).start()
+    yield turn.message
 
 
 async def never(_: OpenTurn) -> AsyncIterator[AgentEvent]:

@@ -135,6 +135,14 @@ def test_an_idle_process_ends_at_once(tmp_path: Path, number: signal.Signals) ->
         assert time.monotonic() - started < 3.0
 
 
+def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
+    with server(CONTAINER, tmp_path, AGENT="tests.agents:threaded") as running:
+        assert running.http.post("/chat", json={"message": "hello"}).status_code == 200
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(EXIT_S) == 0
+        assert phases(running)[-1] == "stopped"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_plain_uvicorn_drains_too(tmp_path: Path, workers: int) -> None:
     command = PLAIN if workers == 1 else [*PLAIN, "--workers", str(workers)]

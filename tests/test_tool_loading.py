@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.agents import tools
+from app.agents import loader, tools
 from app.errors import ConfigurationError
 from tests.model_tools import weather
 
@@ -78,6 +78,17 @@ def test_what_is_no_tool_is_a_configuration_error(
     with pytest.raises(ConfigurationError) as refused:
         tools.load(name)
     assert refused.value.problems == [problem]
+
+
+def test_a_module_that_leaves_the_process_is_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit('canary')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for load, name in ((tools.load, "AGENT_TOOLS"), (loader.load, "AGENT")):
+        with pytest.raises(ConfigurationError) as refused:
+            load("leaves:thing")
+        assert refused.value.problems == [f"{name} cannot be imported: SystemExit"]
 
 
 def test_without_a_name_there_are_no_tools() -> None:

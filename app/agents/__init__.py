@@ -24,6 +24,7 @@ class OpenTurn:
     number:    of this turn in its session; history ends with the one before
     max_steps: how many model calls the turn may make
     deadline:  the instant on the running event loop's clock by which the turn must have answered
+    request:   the caller's idempotency key, or an id of this attempt where there is none
     """
 
     message: str
@@ -34,6 +35,7 @@ class OpenTurn:
     principal: str
     max_steps: int
     deadline: float
+    request: str = ""
 
 
 Agent: TypeAlias = Callable[[OpenTurn], AsyncIterator[AgentEvent]]

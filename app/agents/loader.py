@@ -55,5 +55,5 @@ def _find(target: str) -> object:
         raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None
     except (ImportError, AttributeError, ValueError) as exc:
         raise ConfigurationError([f"AGENT cannot be found: {type(exc).__name__}"]) from None
-    except Exception as exc:  # noqa: BLE001 the module is the user's and may raise anything
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 the module is the user's and may raise anything
         raise ConfigurationError([f"AGENT cannot be imported: {type(exc).__name__}"]) from None

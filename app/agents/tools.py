@@ -4,8 +4,8 @@
         '''Return the weather forecast of a city.'''
 
 A function may be sync (it runs in a thread) or async. A parameter annotated `ToolKey` is not the model's to fill: it
-gets a text that is the same whenever the same call of the same turn is made again, for side effects that must happen
-once.
+gets a text that is the same when a retry of the turn, with its idempotency key, makes the same call again, for side
+effects that must happen once.
 """
 
 import asyncio
@@ -13,16 +13,20 @@ import contextvars
 import hashlib
 import inspect
 import json
+import logging
 import pkgutil
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import (
     Any,
     NewType,
     NotRequired,  # pydantic takes that of `typing` from 3.12 on
+    TypeVar,
+    cast,
     get_type_hints,
 )
 
@@ -35,10 +39,13 @@ from app.agents import OpenTurn
 from app.errors import ConfigurationError, DeadlineExceeded
 from app.events import JSON
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 ToolKey = NewType("ToolKey", str)
 
 MAX_RESULT_CHARS = 16_384  # what a model can use of one result; the turn must fit one item with all of its results
-THREADS = 64  # for sync tools; a call that outlives its turn holds one until it returns
+THREADS = 64  # for sync tools of the process; a call that outlives its turn holds one until it returns
 SETTLE_S = 0.1  # how long tools that were cut off may clean up; it comes out of the agent's reserve at its end
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")  # of a tool, in the Messages API
 
@@ -58,8 +65,8 @@ class Request:
 
 
 def key_of(turn: OpenTurn, step: int, index: int, name: str, args: JSON) -> ToolKey:
-    """Return the key of the tool call that is number `index` of a step; a retry of the same turn gives the same."""
-    what = [turn.principal, turn.session_id, turn.number, turn.message, step, index, name, args]
+    """Return the key of the tool call number `index` of a step; a retry with its idempotency key has the same."""
+    what = [turn.principal, turn.session_id, turn.number, turn.request, turn.message, step, index, name, args]
     return ToolKey(hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32])
 
 
@@ -79,7 +86,7 @@ class Tool:
         ConfigurationError: it has no docstring, an untyped or variadic parameter, or a name the API does not take.
     """
 
-    def __init__(self, function: Callable[..., Any], threads: ThreadPoolExecutor) -> None:
+    def __init__(self, function: Callable[..., Any], threads: "Threads") -> None:
         self.name = getattr(function, "__name__", "")
         self.description = inspect.getdoc(function) or ""
         self._function = function
@@ -100,37 +107,84 @@ class Tool:
         """Run the function and return its result; never raises for what the model or the function did."""
         try:
             arguments = self._arguments.validate_python(request.args)
+            if self._key:
+                arguments |= {self._key: request.key}
+            return Outcome(request.id, _cut(await self._call(arguments)), ok=True)
         except ValidationError as exc:
             wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in exc.errors())
             return Outcome(request.id, _cut(f"The arguments are wrong: {wrong}"), ok=False)
-        if self._key:
-            arguments |= {self._key: request.key}
-        try:
-            return Outcome(request.id, _cut(await self._call(arguments)), ok=True)
-        except ToolError as exc:
-            return Outcome(request.id, _cut(_text(str(exc))), ok=False)
+        except asyncio.CancelledError as exc:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return _failed(request, exc)
+        except GeneratorExit:
+            raise
+        except BaseException as exc:  # noqa: BLE001 a tool is the user's code: it may raise anything, and even leave the process
+            return _failed(request, exc)
 
     async def _call(self, arguments: Mapping[str, Any]) -> str:
-        if not inspect.iscoroutinefunction(self._function):
-            work = partial(contextvars.copy_context().run, self._call_here, arguments)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
+        if inspect.iscoroutinefunction(self._function):
             return _text(await self._function(**arguments))
-        except (Exception, asyncio.CancelledError, SystemExit) as exc:  # if we cancelled it, nobody waits for this
-            raise _failure(exc) from exc
+        work = partial(contextvars.copy_context().run, self._call_here, arguments)
+        result = await self._threads.run(work)
+        return result if isinstance(result, str) else _text(await result)
 
-    def _call_here(self, arguments: Mapping[str, Any]) -> str:
+    def _call_here(self, arguments: Mapping[str, Any]) -> str | Awaitable[object]:
         try:
-            return _text(self._function(**arguments))
-        except BaseException as exc:  # a StopIteration would get lost on its way out of the thread
-            raise _failure(exc) from exc
+            result = self._function(**arguments)
+            return result if inspect.isawaitable(result) else _text(result)
+        except ValidationError as exc:  # of the tool's own making, and no word about the model's arguments
+            raise ToolError(_name_of(exc)) from exc
+
+
+class Threads:
+    """Runs functions in threads, at most `most` at once.
+
+    Daemon threads, which Python does not wait for: a tool that never returns must not keep the process from ending.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns.
+
+        Raises:
+            ToolError: no thread is free; waiting for one could last for ever.
+        """
+        if not self._free:
+            log.error("all tool threads are taken")
+            raise ToolError("Too many tools are running. Try again later.")
+        self._free -= 1
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[T] = loop.create_future()
+
+        def finish(result: T | None, error: BaseException | None) -> None:
+            self._free += 1
+            if not ended.done():
+                ended.set_exception(error) if error else ended.set_result(cast("T", result))
+
+        def run() -> None:
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = work()
+            except StopIteration as exc:  # no future takes it
+                error = ToolError(_name_of(exc))
+            except BaseException as exc:  # noqa: BLE001 it is told to whoever waits
+                error = exc
+            with suppress(RuntimeError):  # the loop was closed, so nobody waits
+                loop.call_soon_threadsafe(finish, result, error)
+
+        threading.Thread(target=run, name="tool", daemon=True).start()
+        return await ended
 
 
 class Toolbox:
     """The tools that a model may call, and nothing else."""
 
     def __init__(self, functions: Sequence[Callable[..., Any]] = ()) -> None:
-        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tool")
+        threads = Threads(THREADS)
         tools = [Tool(function, threads) for function in functions]
         self._tools = {tool.name: tool for tool in tools}
         if len(self._tools) < len(tools):
@@ -186,7 +240,7 @@ def load(name: str | None) -> Toolbox:
         raise ConfigurationError([f"AGENT_TOOLS cannot be found: {type(exc).__name__}"]) from None
     except TypeError:
         raise ConfigurationError(["AGENT_TOOLS must name a list of functions"]) from None
-    except Exception as exc:  # noqa: BLE001 the module is the user's and may raise anything
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 the module is the user's and may raise anything
         raise ConfigurationError([f"AGENT_TOOLS cannot be imported: {type(exc).__name__}"]) from None
     return Toolbox(functions)
 
@@ -195,8 +249,8 @@ def _parameters(name: str, function: Callable[..., Any]) -> tuple[str | None, Ty
     """Return the name of the ToolKey parameter, if there is one, and what validates the others."""
     try:
         hints = get_type_hints(function, include_extras=True)
-    except Exception as exc:  # an annotation is code
-        raise ConfigurationError([f"AGENT_TOOLS: the types of {name} cannot be read"]) from exc
+    except Exception:  # noqa: BLE001 an annotation is code
+        raise ConfigurationError([f"AGENT_TOOLS: the types of {name} cannot be read"]) from None
     key, fields = None, {}
     for each in inspect.signature(function).parameters.values():
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) or each.name not in hints:
@@ -209,13 +263,17 @@ def _parameters(name: str, function: Callable[..., Any]) -> tuple[str | None, Ty
     arguments: Any = TypedDict(name, fields)  # type: ignore[misc]  # made at run time
     try:
         return key, TypeAdapter(with_config(ConfigDict(extra="forbid"))(arguments))
-    except (PydanticSchemaGenerationError, PydanticUserError) as exc:
-        raise ConfigurationError([f"AGENT_TOOLS: a parameter of {name} has a type that JSON cannot carry"]) from exc
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        raise ConfigurationError([f"AGENT_TOOLS: a parameter of {name} has a type that JSON cannot carry"]) from None
 
 
-def _failure(error: BaseException) -> ToolError:
-    """Return what the model hears. A tool is the user's code: it may raise anything, and even leave the process."""
-    return error if isinstance(error, ToolError) else ToolError(f"The tool failed: {type(error).__name__}")
+def _failed(request: Request, error: BaseException) -> Outcome:
+    """Return what the model hears: the text of a ToolError, of any other error its name."""
+    return Outcome(request.id, _cut(_text(str(error)) if isinstance(error, ToolError) else _name_of(error)), ok=False)
+
+
+def _name_of(error: BaseException) -> str:
+    return f"The tool failed: {type(error).__name__}"
 
 
 def _text(result: object) -> str:
