@@ -44,6 +44,19 @@ async def test_the_model_is_told_of_the_tools() -> None:
     assert request.body["tools"][0]["description"] == "Return the weather forecast of a city."
 
 
+async def test_no_two_calls_of_a_conversation_have_one_id() -> None:
+    """There are gateways that number the calls of each message anew; the API refuses what has a number twice."""
+    call = Call("stock", {"item": "tea"}, id="call_0")
+    step = [says(call), says("there", call), says("is tea")]
+    async with talking(*step, *step) as talk:
+        for number in (1, 2):
+            assert outcome(await talk.ask()) == ("thereis tea", "end_turn")
+            assert talk.model.refused == [], number
+        first, second = await talk.turns()
+    ids = [event.id for turn in (first, second) for event in turn.tools if isinstance(event, ToolCall)]
+    assert len(set(ids)) == 4
+
+
 @pytest.mark.parametrize("accept", BOTH)
 async def test_tools_are_called_until_the_model_has_its_answer(accept: str) -> None:
     async with talking(says("Let me see. ", WEATHER), says("Sun!")) as talk:

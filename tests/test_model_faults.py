@@ -14,7 +14,15 @@ EARLY, LATE = "message_start", "content_block_delta"  # before anything was said
 NO_REASON = {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {}}
 ASKED = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}}
 STOP = {"type": "message_stop"}
+AGAIN = {"type": "message_start", "message": {"usage": {}}}
+END = [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}}, STOP]
 LOST_BLOCK = {"type": "content_block_delta", "index": 7, "delta": {"type": "text_delta", "text": "x"}}
+
+
+def block(**content: object) -> dict[str, object]:
+    """Return the event that begins a second block of a message, or its first."""
+    return {"type": "content_block_start", "index": 1, "content_block": content}
+
 
 # What the model's API does, what the caller is told, and how many attempts are made.
 FAULTS: dict[str, tuple[Script, tuple[int, str], int]] = {
@@ -72,6 +80,12 @@ FAULTS: dict[str, tuple[Script, tuple[int, str], int]] = {
     "no object": (broken(LATE, b"data: [1]\n\n"), INVALID, 1),
     "no type": (broken(LATE, b"data: {}\n\n"), INVALID, 1),
     "bottomless": (broken(LATE, b"data: " + b"[" * 100_000 + b"\n\n"), INVALID, 1),
+    "a block without its text": (broken(EARLY, block(type="text"), *END), INVALID, 1),
+    "a text that is none": (broken(EARLY, block(type="text", text=7), *END), INVALID, 1),
+    "a call without an id": (broken(LATE, block(type="tool_use", name="stock", input={}), *END), INVALID, 1),
+    "a call of a number": (broken(LATE, block(type="tool_use", id=7, name="stock", input={}), *END), INVALID, 1),
+    "a block of no type": (broken(EARLY, block(type=7), *END), INVALID, 1),
+    "a message within a message": (broken("content_block_stop", AGAIN, *END), INVALID, 1),
     "a delta of no kind": (broken(LATE, {"type": "content_block_delta", "index": 0, "delta": {}}), INVALID, 1),
 }
 

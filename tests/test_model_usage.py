@@ -28,10 +28,10 @@ async def test_usage_is_that_of_all_steps() -> None:
     assert {name: getattr(turn.usage, name) for name in usage} == usage
 
 
-async def test_an_attempt_that_failed_is_not_counted_twice() -> None:
+async def test_an_attempt_that_failed_is_paid_for_and_counted() -> None:
     async with talking(broken("message_start"), says("fine")) as talk:
         usage = (await talk.ask()).json["usage"]
-    assert (usage["input_tokens"], usage["output_tokens"], usage["steps"]) == (10, 5, 1)
+    assert (usage["input_tokens"], usage["output_tokens"], usage["steps"]) == (20, 6, 1)
 
 
 async def test_of_an_unknown_model_no_dollars_are_counted() -> None:

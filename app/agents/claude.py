@@ -65,6 +65,7 @@ class Talk:
     messages: list[Message]
     usage: Usage = field(default_factory=Usage)
     asked: list[object] = field(default_factory=list)
+    call_ids: set[str] = field(default_factory=set)
     may_write: int = 0
     room: int = MAX_RESULTS_BYTES
     reason: StopReason = "max_steps"
@@ -126,18 +127,20 @@ class Claude:
     async def _steps(self, turn: OpenTurn, talk: Talk) -> AsyncGenerator[AgentEvent, None]:
         """Take steps until the model has ended or a limit is reached."""
         history = conversation.of_history(turn.history, self._toolbox.names, MAX_HISTORY_BYTES)
+        talk.call_ids |= {call["id"] for call in conversation.calls_of(history)}
         deadline = turn.deadline - END_RESERVE_S
         for number in range(1, turn.max_steps + 1):
             if reason := self._exhausted(talk, deadline):
                 talk.reason = reason
                 return
-            reply = Reply()
+            reply = Reply(talk.call_ids)
             async with aclosing(self._ask(history, talk, reply, deadline)) as events:
                 async for event in events:
                     yield event
             if reply.stop_reason == "pause_turn":  # of the API's own tools: it goes on when asked again
                 continue
             requests = [_request(turn, number, index, reply) for index in range(len(reply.calls))]
+            talk.call_ids |= {each.id for each in requests}
             talk.asked.append([(each.name, each.args) for each in requests])
             if not requests:
                 talk.reason = self._reason(reply, talk)

@@ -64,7 +64,7 @@ def of_history(history: Sequence[Turn], tools: AbstractSet[str], max_bytes: int)
     messages: list[Message] = []
     for turn in newest[start:]:
         if turn.stop_reason != "refusal":
-            messages += _of_turn(turn, tools, {call["id"] for call in _calls(messages)})
+            messages += _of_turn(turn, tools, {call["id"] for call in calls_of(messages)})
     return messages
 
 
@@ -75,7 +75,7 @@ def _of_turn(turn: Turn, tools: AbstractSet[str], used: AbstractSet[str]) -> lis
     neither.
     """
     messages = _unpack(turn.state)
-    calls = _calls(messages or ())
+    calls = calls_of(messages or ())
     ids = {call["id"] for call in calls}
     if not messages or not {call["name"] for call in calls} <= tools or ids & used or len(ids) < len(calls):
         return _neutral(turn)
@@ -108,7 +108,7 @@ def repaired(messages: Sequence[Message]) -> list[Message]:
         elif open_calls:
             found.append(user(*_answered(open_calls, [])))
         if message["role"] == "assistant":
-            open_calls = [call["id"] for call in _calls([message])]
+            open_calls = [call["id"] for call in calls_of([message])]
         if blocks:
             found.append({**message, "content": blocks})
     if open_calls:
@@ -136,7 +136,8 @@ def _seal(body: bytes) -> bytes:
     return b"%b %b\n" % (FORMAT, hashlib.sha256(body).hexdigest().encode())
 
 
-def _calls(messages: Sequence[Message]) -> list[Block]:
+def calls_of(messages: Sequence[Message]) -> list[Block]:
+    """Return the tool calls in messages."""
     return [block for message in messages for block in message["content"] if block["type"] == "tool_use"]
 
 
