@@ -142,7 +142,14 @@ def _agent(settings: config.Settings) -> Agent:
     if name == "pydantic-ai":
         from app.agents import from_pydantic_ai  # noqa: PLC0415 an extra
 
-        return from_pydantic_ai.built_in(settings.agent_model or "", _instructions(settings), settings.tools)
+        return from_pydantic_ai.built_in(
+            settings.agent_model or "",
+            _instructions(settings),
+            settings.tools,
+            output_tokens=settings.max_output_tokens,
+            tokens=settings.max_tokens,
+            usd=settings.max_cost_usd,
+        )
     return loader.load(name)
 
 

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretS
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_FILE = ".env"
+# What the agents obey that are made of a model here; any other agent would ignore a limit in silence.
+OF_A_MODEL = ("instructions", "instructions_file", "tools", "max_output_tokens", "max_tokens", "max_cost_usd", "prices")
 MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
@@ -182,10 +184,7 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.:/-]{3,1024}$",
     )
     sessions_file: Path = setting(
-        "SESSIONS_FILE",
-        Path("sessions.db"),
-        "a path",
-        "SQLite file of the sessions, where there is no table",
+        "SESSIONS_FILE", Path("sessions.db"), "a path", "SQLite file of the sessions, where there is no table"
     )
     sessions_window: int = setting(
         "SESSIONS_WINDOW",
@@ -246,10 +245,7 @@ class Settings(BaseSettings):
         repr=False,  # it may hold a password
     )
     lambda_function: str | None = setting(
-        "AWS_LAMBDA_FUNCTION_NAME",
-        None,
-        "a text",
-        "set by Lambda, which has no file to keep sessions in",
+        "AWS_LAMBDA_FUNCTION_NAME", None, "a text", "set by Lambda, which has no file to keep sessions in"
     )
 
     @property
@@ -263,10 +259,9 @@ class Settings(BaseSettings):
 
     def validate(self) -> list[str]:  # type: ignore[override]  # pydantic's own is a deprecated class method
         """Return what is wrong with the settings as a whole, one text each; empty when the process may start."""
-        place = "production" if self.environment == "production" else "on Lambda" if self.lambda_function else None
+        where = "in production" if self.environment == "production" else "on Lambda" if self.lambda_function else None
         problems = self._validate_agent()
-        if place and not self.sessions_table:
-            where = "in production" if place == "production" else place
+        if where and not self.sessions_table:
             problems.append(f"SESSIONS_TABLE is required {where}; a file there forgets or divides the sessions")
         if self.sessions_table and not self.aws_region:
             problems.append("AWS_REGION is required with SESSIONS_TABLE")
@@ -282,17 +277,23 @@ class Settings(BaseSettings):
             problems.append("ANTHROPIC_API_KEY is required with AGENT=claude")
         if self.agent_model is None and self.agent_name == "pydantic-ai":
             problems.append("AGENT_MODEL is required with AGENT=pydantic-ai; name provider:model")
+        ignored: tuple[str, ...] = {"claude": (), "pydantic-ai": ("prices",)}.get(self.agent_name, OF_A_MODEL)
+        unused = [str(type(self).model_fields[name].validation_alias) for name in ignored if self._is_set(name)]
+        problems += [f"{name} has no effect on this agent" for name in unused]
         if self.instructions and self.instructions_file:
             problems.append("AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other")
         return problems
 
+    def _is_set(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
     def redacted(self) -> dict[str, object]:
         """Return the settings for people to read: of a secret, and of what may hold one, only whether it is set."""
         shown: dict[str, object] = {}
-        for name, field in type(self).model_fields.items():
+        for name in type(self).model_fields:
             value = getattr(self, name)
             if name in MAY_HOLD_SECRETS:
-                shown[f"{name}_set"] = value != field.default
+                shown[f"{name}_set"] = self._is_set(name)
             else:
                 shown[name] = str(value) if isinstance(value, Path) else value
         return shown | {"agent": self.agent_name}

@@ -105,7 +105,7 @@ def test_a_framework_that_is_missing_is_named(package: str, statement: str, dist
     ("name", "problem"),
     [
         ("bogus:x", "AGENT_MODEL must be provider:model, of a provider that pydantic-ai knows and that is set up here"),
-        ("groq:x", "AGENT_MODEL cannot be used: Please install the `groq` package"),
+        ("groq:x", "AGENT_MODEL needs its provider's extra of pydantic-ai-slim, such as [bedrock]"),
     ],
 )
 def test_a_model_that_pydantic_ai_cannot_use_names_the_setting(name: str, problem: str) -> None:

@@ -123,9 +123,12 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
         ({"AGENT_PRICES": "2"}, "AGENT_PRICES must be two numbers above 0, such as 2,10"),
         ({"AGENT_PRICES": "2,-1"}, "AGENT_PRICES must be two numbers above 0, such as 2,10"),
         ({"ANTHROPIC_BASE_URL": "here"}, "ANTHROPIC_BASE_URL must be an http or https URL"),
+        ({"AGENT": "echo", "AGENT_TOOLS": "mine:tools"}, "AGENT_TOOLS has no effect on this agent"),
+        ({"AGENT": "mine:agent", "AGENT_MAX_TOKENS": "9"}, "AGENT_MAX_TOKENS has no effect on this agent"),
+        ({"AGENT_MODEL": "bedrock:x", "AGENT_PRICES": "1,2"}, "AGENT_PRICES has no effect on this agent"),
         ({"ON_DISCONNECT": "leave"}, "ON_DISCONNECT must be finish or stop"),
         (
-            {"AGENT_INSTRUCTIONS": "a", "AGENT_INSTRUCTIONS_FILE": "b"},
+            {"ANTHROPIC_API_KEY": "k", "AGENT_INSTRUCTIONS": "a", "AGENT_INSTRUCTIONS_FILE": "b"},
             "AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other",
         ),
         ({"SESSIONS_TABLE": "a b", "AWS_REGION": "r"}, "SESSIONS_TABLE must be a table name or ARN"),
@@ -165,7 +168,7 @@ def test_production_with_a_model_of_another_provider_needs_no_key(monkeypatch: p
 
 
 def test_prices_are_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert problems(monkeypatch, AGENT_PRICES="2.5, 10") == []
+    assert problems(monkeypatch, ANTHROPIC_API_KEY="k", AGENT_PRICES="2.5, 10") == []
     assert config.load().prices == (2.5, 10.0)
 
 

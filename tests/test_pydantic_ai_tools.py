@@ -7,7 +7,7 @@ import pytest
 
 from app.agents import OpenTurn, from_pydantic_ai
 from app.agents.tools import ToolKey
-from app.events import ToolResult
+from app.events import Stop, ToolResult
 from tests.conformance.agents.pydantic_ai_model import model_of
 from tests.conformance.agents.script import Script
 
@@ -37,3 +37,15 @@ async def test_a_tool_key_is_the_same_in_a_retry_and_no_other() -> None:
     keys = {str(each.result) for each in first + other}
     assert len(keys) == 4
     assert {len(key) for key in keys} == {32}
+
+
+async def test_the_budget_of_a_turn_ends_it() -> None:
+    agent = from_pydantic_ai.built_in("test", None, f"{__name__}:keyed", output_tokens=100, tokens=1)
+    assert isinstance(agent, from_pydantic_ai.PydanticAI)
+    assert agent.agent.model_settings == {"max_tokens": 100}
+    turn = OpenTurn("hello", [], b"", 1, "s", "p", 2, asyncio.get_running_loop().time() + 10)
+    with agent.agent.override(model=model_of(Script())):
+        async with aclosing(agent(turn)) as events:  # type: ignore[type-var]  # it is a generator
+            *_, last = [event async for event in events]
+    assert isinstance(last, Stop)
+    assert last.reason == "budget"

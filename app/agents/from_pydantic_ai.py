@@ -6,6 +6,7 @@ An `Agent` whose `deps_type` is `OpenTurn` gets the turn as its `deps`.
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -28,9 +29,10 @@ try:
     import pydantic_ai
     from pydantic_ai import exceptions, messages
     from pydantic_ai.capabilities import ReinjectSystemPrompt
+    from pydantic_ai.settings import ModelSettings
     from pydantic_ai.usage import RunUsage, UsageLimits
-except ImportError as exc:
-    raise ConfigurationError(["AGENT needs pydantic-ai-slim: install it beside the service"]) from exc
+except ImportError:
+    raise ConfigurationError(["AGENT needs pydantic-ai-slim: install it beside the service"]) from None
 
 FORMAT = "pydantic-ai/1"
 STOP_REASONS: dict[str | None, StopReason] = {"length": "max_tokens", "content_filter": "refusal"}
@@ -51,8 +53,10 @@ FAILURES: Sequence[tuple[type[exceptions.ModelAPIError], type[ModelFailed]]] = (
 class PydanticAI:
     """Serves one `Agent` to any number of turns at once. Entering it opens what the agent's toolsets hold open."""
 
-    def __init__(self, agent: pydantic_ai.Agent[Any, Any]) -> None:
+    def __init__(self, agent: pydantic_ai.Agent[Any, Any], tokens: int | None = None, usd: float | None = None) -> None:
         self.agent = agent
+        self._tokens = tokens
+        self._usd = None if usd is None else Decimal(str(usd))
 
     async def __aenter__(self) -> Self:
         await self.agent.__aenter__()
@@ -67,7 +71,9 @@ class PydanticAI:
             turn.message,
             message_history=[message for done in turn.history for message in _of_turn(done)],
             deps=turn if self.agent.deps_type is OpenTurn else None,
-            usage_limits=UsageLimits(request_limit=turn.max_steps),
+            usage_limits=UsageLimits(
+                request_limit=turn.max_steps, total_tokens_limit=self._tokens, cost_limit=self._usd
+            ),
             capabilities=[ReinjectSystemPrompt()],  # a history that is not empty would have to hold it
             infer_name=False,
         )
@@ -97,8 +103,19 @@ def adapt(found: object) -> Agent:
     return PydanticAI(found)
 
 
-def built_in(model: str, instructions: str | None, tools_name: str | None) -> Agent:
+def built_in(
+    model: str,
+    instructions: str | None,
+    tools_name: str | None,
+    *,
+    output_tokens: int | None = None,
+    tokens: int | None = None,
+    usd: float | None = None,
+) -> Agent:
     """Return an agent that talks with the model `provider:model` and calls the tools that `tools_name` lists.
+
+    output_tokens: of one model call
+    tokens, usd:   of a turn; what the model's price is, pydantic-ai knows
 
     Raises:
         ConfigurationError: pydantic-ai does not know the model, or cannot reach it from here.
@@ -110,14 +127,17 @@ def built_in(model: str, instructions: str | None, tools_name: str | None) -> Ag
             instructions=instructions,
             deps_type=OpenTurn,
             tools=[_tool(toolbox, definition) for definition in toolbox.definitions],
+            model_settings=ModelSettings(max_tokens=output_tokens) if output_tokens else None,
         )
-    except ImportError as exc:
-        raise ConfigurationError([f"AGENT_MODEL cannot be used: {exc}"]) from exc  # names what to install, no value
-    except (exceptions.UserError, ValueError) as exc:
+    except ImportError:
+        raise ConfigurationError(
+            ["AGENT_MODEL needs its provider's extra of pydantic-ai-slim, such as [bedrock]"]
+        ) from None
+    except (exceptions.UserError, ValueError):
         raise ConfigurationError(
             ["AGENT_MODEL must be provider:model, of a provider that pydantic-ai knows and that is set up here"]
-        ) from exc
-    return PydanticAI(agent)
+        ) from None
+    return PydanticAI(agent, tokens, usd)
 
 
 def _tool(toolbox: tools.Toolbox, definition: dict[str, Any]) -> pydantic_ai.Tool[OpenTurn]:
