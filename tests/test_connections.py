@@ -67,6 +67,7 @@ SLOW: dict[str, list[bytes]] = {
     "half a line": [REQUEST[:10]],
     "half a head": [REQUEST],
     "half of a second head": [REQUEST + b"\r\n", REQUEST],
+    "a stray line": [REQUEST + b"\r\n", b"\r\n"],
     "half a body": [
         b"POST /chat HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n",
         b"Content-Length: 99\r\n\r\n{",
@@ -90,6 +91,10 @@ def test_the_next_request_of_a_connection_has_its_own_time(outcomes: dict[str, b
     answer = outcomes["half of a second head"]
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.endswith(b'{"status":"alive"}')
+
+
+def test_a_line_after_an_answer_does_not_hold_the_connection(outcomes: dict[str, bytes]) -> None:
+    assert outcomes["a stray line"].endswith(b'{"status":"alive"}')
 
 
 def test_a_body_that_does_not_come_is_a_timeout(outcomes: dict[str, bytes]) -> None:

@@ -75,7 +75,7 @@ def test_where_it_is_to_stop_a_hang_up_stops_the_model_and_keeps_what_was_said(
     connection = stopping.send(session, accept)
     request = stopping.said(1)
     connection.close()
-    wait_until(lambda: request.hung_up)
+    wait_until(lambda: request.hung_up, 2.0)
     wait_until(lambda: stopping.turns(session) != [])
     [turn] = stopping.turns(session)
     assert (turn["answer"], turn["stop_reason"], turn["usage"]["input_tokens"]) == ("one ", "cancelled", 10)
@@ -92,7 +92,7 @@ def test_where_it_is_to_stop_a_hang_up_before_the_first_word_leaves_nothing(
     connection = stopping.send(session, accept)
     request = stopping.said(0)
     connection.close()
-    wait_until(lambda: request.hung_up)
+    wait_until(lambda: request.hung_up, 2.0)
     again = stopping.running.http.post(
         "/chat", json={"message": "hello", "session_id": session}, headers={"Prefer": "wait=5"}
     )
