@@ -25,6 +25,9 @@ _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {
     "taskName",
 }
 OURS = ("app", "handler")
+# Libraries of agents and models, whose records hold what users and models said, down to a tool's arguments.
+TALKATIVE = ("anthropic", "botocore", "httpx", "langchain", "langgraph", "openai", "pydantic_ai", "strands")
+WITHHELD = "a library reports; what it says is withheld"
 _DEEPEST = 12  # frames of a traceback, innermost ones
 _ENCODER = json.JSONEncoder(default=lambda value: type(value).__name__)  # `dumps` would make one for each line
 
@@ -38,11 +41,14 @@ class JSONFormatter(logging.Formatter):
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": WITHHELD if record.name.startswith(TALKATIVE) else record.getMessage(),
         }
         if found := request_id.get():
             line["request_id"] = found
-        line |= {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
+        if line["event"] is WITHHELD:
+            line["at"] = f"{record.module}:{record.lineno}"
+        else:
+            line |= {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
         if record.exc_info and record.exc_info[0]:
             line["exception"] = describe(record.exc_info[0], record.exc_info[2])
         return _ENCODER.encode(line)

@@ -55,6 +55,15 @@ def test_an_exception_is_its_class_and_its_places(capsys: pytest.CaptureFixture[
     assert CANARY not in out
 
 
+@pytest.mark.parametrize("name", ["strands.event_loop", "pydantic_ai", "anthropic._base_client"])
+def test_what_a_library_of_models_says_is_withheld(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    telemetry.configure("INFO")
+    logging.getLogger(name).warning("the tool got %s", CANARY, extra={"arguments": CANARY})
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["logger"], line["at"].partition(":")[0]) == (telemetry.WITHHELD, name, "test_telemetry")
+    assert CANARY not in str(line)
+
+
 def test_below_the_level_nothing_is_written_and_a_second_call_doubles_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
