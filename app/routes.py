@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -218,19 +218,18 @@ def _turn_headers(first: Sequence[TurnEvent], request: TurnRequest) -> dict[str,
     return headers
 
 
-async def _first(batches: AsyncIterator[Sequence[TurnEvent]]) -> Sequence[TurnEvent]:
+async def _first(batches: wire.Batches) -> Sequence[TurnEvent]:
     """Return the first batch with an event in it; an error before it is still a plain HTTP status."""
     while not (batch := await anext(batches)):
         pass  # a heartbeat: the request waits for a busy session
     return batch
 
 
-async def _chain(
-    first: Sequence[TurnEvent], rest: AsyncIterator[Sequence[TurnEvent]]
-) -> AsyncIterator[Sequence[TurnEvent]]:
-    yield first
-    async for batch in rest:
-        yield batch
+async def _chain(first: Sequence[TurnEvent], rest: wire.Batches) -> wire.Batches:
+    async with aclosing(rest):
+        yield first
+        async for batch in rest:
+            yield batch
 
 
 @contextmanager
@@ -250,13 +249,12 @@ def _cancelled_without_caller(turn: RunningTurn, request: Request, *, watch: boo
             watching.cancel()
 
 
-async def _cancelling(
-    turn: RunningTurn, batches: AsyncIterator[Sequence[TurnEvent]]
-) -> AsyncIterator[Sequence[TurnEvent]]:
+async def _cancelling(turn: RunningTurn, batches: wire.Batches) -> wire.Batches:
     """Pass the batches on; cancel the turn when the server stops reading before their end."""
     try:
-        async for batch in batches:
-            yield batch
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
     finally:
         turn.cancel()  # which a turn that has ended does not notice
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from functools import partial
 
 from app.errors import AgentFailed, ServiceError, ShuttingDown, StoreUnavailable, TurnCancelled
@@ -111,7 +111,7 @@ class RunningTurn:
         """Call `callback` with this turn once it has settled."""
         self._task.add_done_callback(lambda _: callback(self))
 
-    async def batches(self, heartbeat_s: float) -> AsyncIterator[Sequence[TurnEvent]]:
+    async def batches(self, heartbeat_s: float) -> AsyncGenerator[Sequence[TurnEvent], None]:
         """Yield the events in order, those that are ready together in one batch.
 
         Empty batches see to it that no `heartbeat_s` seconds pass without a batch. Raises the `ServiceError` that ended

@@ -4,8 +4,9 @@ import json
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Annotated, Any, NoReturn
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError, to_json
@@ -22,6 +23,8 @@ from app.events import Text, ToolCall, ToolResult, Turn, TurnDone, TurnEvent, Tu
 from app.problems import problem_of
 
 log = logging.getLogger(__name__)
+
+Batches: TypeAlias = AsyncGenerator[Sequence[TurnEvent], None]
 
 SESSION_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
 MAX_DEPTH = 64  # of nested JSON; the contract needs one
@@ -190,21 +193,23 @@ def transcript_body(session_id: str, turns: Sequence[Turn], before: int | None) 
     return to_json({"session_id": session_id, "turns": bodies, "before": before})
 
 
-async def fold(batches: AsyncIterator[Sequence[TurnEvent]]) -> TurnDone:
+async def fold(batches: Batches) -> TurnDone:
     """Return the event that ends a turn; raise the error that ended it instead."""
     last: TurnEvent | None = None
-    async for batch in batches:
-        last = batch[-1] if batch else last
+    async with aclosing(batches):
+        async for batch in batches:
+            last = batch[-1] if batch else last
     if not isinstance(last, TurnDone):
         raise TypeError("a turn ends with TurnDone or raises")
     return last
 
 
-async def sse(batches: AsyncIterator[Sequence[TurnEvent]]) -> AsyncIterator[bytes]:
+async def sse(batches: Batches) -> AsyncIterator[bytes]:
     """Yield the frames of a turn, those that are ready together in one chunk; ends with `done` or `error`."""
     try:
-        async for batch in batches:
-            yield b"".join(map(frame, batch)) or b": keep-alive\n\n"
+        async with aclosing(batches):
+            async for batch in batches:
+                yield b"".join(map(frame, batch)) or b": keep-alive\n\n"
     except Exception as exc:  # the status has been sent, so here is the edge where our own bugs end
         if not isinstance(exc, ServiceError):
             log.exception("stream failed")

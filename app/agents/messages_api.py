@@ -36,7 +36,7 @@ LAST_BYTES_S = 0.1  # what ends the body comes with the last event; a connection
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 IDLE_CONNECTION_S = 55
-CONNECTIONS = 1000  # a stream holds one for as long as the model speaks; turns are limited elsewhere
+CONNECTIONS = 0  # no limit of its own: turns are limited elsewhere, and each holds one at most
 
 SECONDS = re.compile(r"[0-9]{1,6}")  # of a Retry-After header
 RATE_LIMITED = 429

@@ -42,7 +42,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=2.0, connect=1.0)
 ATTEMPTS = 3
 BACKOFF_S = 0.05  # before the second attempt, doubled before the third; full jitter
 IDLE_CONNECTION_S = 55  # below a minute, where the service and most NAT gateways drop idle connections
-CONNECTIONS = 1000  # a call waits for a free one within its time, and turns are limited elsewhere
+CONNECTIONS = 0  # no limit of its own: turns are limited elsewhere, and each holds one at most
 BATCH_DELETES = 25  # BatchWriteItem's limit
 UNPROCESSED_PAUSE_S = 0.1
 ERASE_ROUNDS = 400  # bounds `delete` at 10,000 turns a call; nobody types that many
