@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,14 @@ def variables_for(model: FakeModel) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def uvicorn_with(model: FakeModel, folder: Path) -> Iterator[Client]:
+def uvicorn_with(folder: Path, variables: Mapping[str, str]) -> Iterator[Client]:
     """Yield a client of the service under uvicorn."""
-    with server(UVICORN, folder, **variables_for(model)) as running:
+    with server(UVICORN, folder, **variables) as running:
         yield HTTPClient(folder, running.http)
 
 
 @contextlib.contextmanager
-def handler_with(model: FakeModel, folder: Path) -> Iterator[Client]:
+def handler_with(folder: Path, variables: Mapping[str, str]) -> Iterator[Client]:
     """Yield a client of the Lambda handler."""
-    with handler(folder, **variables_for(model)) as client:
+    with handler(folder, **variables) as client:
         yield client

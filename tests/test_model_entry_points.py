@@ -8,8 +8,9 @@ import pytest
 
 from tests.entry_points import Answer, Client, handler, http_api_event
 from tests.fake_model import FakeModel, in_thread
+from tests.model_faults import FAULTS
 from tests.model_process import handler_with, service, uvicorn_with, variables_for
-from tests.model_script import Call, Fault, Script, before_the_status, broken, error, failing_inside, says
+from tests.model_script import Call, Fault, Script, broken, error, says
 from tests.with_model import BOTH, SSE, done, shown
 
 WEATHER = Call("weather", {"city": "Bonn"})
@@ -26,7 +27,16 @@ def model() -> Iterator[FakeModel]:
 def caller(
     request: pytest.FixtureRequest, model: FakeModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
-    with ENTRY_POINTS[request.param](model, tmp_path_factory.mktemp(request.param)) as client:
+    with ENTRY_POINTS[request.param](tmp_path_factory.mktemp(request.param), variables_for(model)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", params=ENTRY_POINTS)
+def hasty(
+    request: pytest.FixtureRequest, model: FakeModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    variables = {"ANTHROPIC_BASE_URL": model.url, "AGENT": "tests.hasty:agent"}
+    with ENTRY_POINTS[request.param](tmp_path_factory.mktemp(request.param), variables) as client:
         yield client
 
 
@@ -54,40 +64,21 @@ def test_a_conversation_with_tools(caller: Client, model: FakeModel, accept: str
     assert kinds == [["text"], ["text", "tool_use"], ["tool_result"], ["text"], ["text"]]
 
 
-FAULTS: dict[str, tuple[Script, tuple[int, str], int]] = {
-    "400": (error(400, "invalid_request_error"), (502, "upstream-rejected"), 1),
-    "401": (error(401, "authentication_error"), (502, "upstream-auth"), 1),
-    "429 for two minutes": (error(429, "rate_limit_error", retry_after="120"), (503, "model-rate-limited"), 1),
-    "429 spend limit": (error(429, "rate_limit_error", "spend limit"), (502, "upstream-auth"), 1),
-    "late error": (
-        broken("content_block_delta", failing_inside("overloaded_error")),
-        (503, "model-overloaded"),
-        1,
-    ),
-    "late reset": (broken("content_block_delta", Fault.RESET), (502, "upstream-invalid"), 1),
-    "late end": (broken("content_block_delta"), (502, "upstream-invalid"), 1),
-}
-SLOW_FAULTS = {
-    "529": (error(529, "overloaded_error"), (503, "model-overloaded"), 3),
-    "reset": (before_the_status(Fault.RESET), (503, "model-overloaded"), 3),
-}
-CASES = [(fault, steps, accept) for fault in FAULTS for steps in (0, 2) for accept in BOTH]
-SLOW_CASES = [("529", 0, "application/json"), ("reset", 2, SSE)]  # whose attempts are seconds apart
-
-
-@pytest.mark.parametrize(("fault", "steps_before", "accept"), CASES + SLOW_CASES)
+@pytest.mark.parametrize("accept", BOTH)
+@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_told_and_leaves_nothing_behind(
-    caller: Client, model: FakeModel, fault: str, steps_before: int, accept: str
+    hasty: Client, model: FakeModel, fault: str, steps_before: int, accept: str
 ) -> None:
-    script, told, attempts = (FAULTS | SLOW_FAULTS)[fault]
+    script, told, attempts = FAULTS[fault]
     session = f"{fault.replace(' ', '-')}-{steps_before}-{len(accept)}"
     calls = [says("step ", Call("weather", {"city": str(n)})) for n in range(steps_before)]
     play(model, *calls, *[script] * attempts)
-    answer = chat(caller, "canary-message", session, accept)
+    answer = chat(hasty, "canary-message", session, accept)
     assert shown(answer) == told
     assert len(model.requests) == steps_before + attempts
     assert "canary" not in answer.body
-    assert chat(caller, "and now?", session).json["turn"] == 1
+    assert chat(hasty, "and now?", session).json["turn"] == 1
 
 
 @pytest.mark.parametrize("accept", BOTH)
