@@ -1,5 +1,6 @@
 """Tools for the built-in agent in tests: well-behaved ones and others, for `AGENT_TOOLS=tests.model_tools:tools`."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,4 +27,11 @@ def failing(text: str) -> str:
     raise LookupError(text)
 
 
+def stuck() -> str:
+    """Never return."""
+    threading.Event().wait()
+    return "never"
+
+
 tools: list[Callable[..., Any]] = [weather, stock, order, failing]
+with_stuck = [*tools, stuck]

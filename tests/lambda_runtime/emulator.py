@@ -16,10 +16,10 @@ from tests.machine import free_port, listens, wait_until
 
 ROOT = Path(__file__).parents[2]
 INVOKE = "/2015-03-31/functions/function/invocations"
+TIMEOUT_S = 29  # as template.yaml has it
 # What Lambda sets and the emulator does not.
 PLATFORM = {
     "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
-    "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
     "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
 }
 
@@ -86,8 +86,11 @@ def load_event(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def emulator(rie: str, settings: Mapping[str, str], log: Path) -> Iterator[Emulator]:
-    """A new environment that ends with the block. Nothing of ours is imported before the first call."""
+def emulator(rie: str, settings: Mapping[str, str], log: Path, timeout_s: int = TIMEOUT_S) -> Iterator[Emulator]:
+    """A new environment that ends with the block. Nothing of ours is imported before the first call.
+
+    timeout_s: after which it ends an invocation
+    """
     port, api_port = free_port(), free_port()
     emulate = [rie, "--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
     emulate += ["--runtime-api-address", f"127.0.0.1:{api_port}"]
@@ -99,7 +102,7 @@ def emulator(rie: str, settings: Mapping[str, str], log: Path) -> Iterator[Emula
         subprocess.Popen(
             emulate + runtime,
             cwd=ROOT,
-            env=PLATFORM | {"PATH": os.environ["PATH"]},
+            env=PLATFORM | {"PATH": os.environ["PATH"], "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout_s)},
             stdout=output,
             stderr=output,
             start_new_session=True,
