@@ -3,8 +3,10 @@
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -20,11 +22,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def said(running: Server, *pieces: bytes) -> bytes:
-    """Send the pieces on one connection and return what comes until the server closes it."""
+def said(running: Server, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+    """Send the pieces on one connection, with pauses, and return what comes until the server closes it."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=connections.HEAD_S * 3) as caller:
         for piece in pieces:
             caller.sendall(piece)
+            time.sleep(pause_s)
         return b"".join(iter(lambda: caller.recv(65_536), b""))
 
 
@@ -79,7 +82,9 @@ SLOW: dict[str, list[bytes]] = {
 def outcomes(running: Server) -> dict[str, bytes]:
     """What came of the slow callers, who all wait at once."""
     with ThreadPoolExecutor(len(SLOW)) as callers:
-        return dict(zip(SLOW, callers.map(lambda pieces: said(running, *pieces), SLOW.values()), strict=True))
+        return dict(
+            zip(SLOW, callers.map(lambda pieces: said(running, *pieces, pause_s=1.0), SLOW.values()), strict=True)
+        )
 
 
 @pytest.mark.parametrize("name", ["nothing", "half a line", "half a head"])
@@ -99,3 +104,22 @@ def test_a_line_after_an_answer_does_not_hold_the_connection(outcomes: dict[str,
 
 def test_a_body_that_does_not_come_is_a_timeout(outcomes: dict[str, bytes]) -> None:
     assert problem(outcomes["half a body"]) == (b"HTTP/1.1 408 Request Timeout", "request-timeout")
+
+
+IMPATIENT = "from app import connections; connections.UNREAD_S = 0.5; from app.__main__ import main; main()"
+
+
+def test_a_caller_that_takes_nothing_of_its_answers_is_cut_off(tmp_path: Path) -> None:
+    """It asks for more than the buffers of both ends can hold."""
+    with (
+        server([sys.executable, "-c", IMPATIENT], tmp_path, AGENT="tests.agents:lengthy") as running,
+        socket.socket() as caller,
+    ):
+        running.http.post("/chat", json={"message": "hello", "session_id": "s"})
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        caller.settimeout(connections.HEAD_S)
+        caller.connect(("127.0.0.1", running.port))
+        caller.sendall(b"GET /sessions/s HTTP/1.1\r\nHost: a\r\n\r\n" * 10)
+        time.sleep(2 * 0.5)
+        came = b"".join(iter(lambda: caller.recv(65_536), b""))
+    assert came.count(b"HTTP/1.1 200 OK") < 10
