@@ -32,7 +32,8 @@ def main() -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help=f"fail where a count differs, or a ratio is beyond {TOLERANCE} x its target (1.6 x for the echo's)",
+        help=f"fail where a count differs, or a ratio is beyond {TOLERANCE} x its target"
+        f" ({cases.ECHO_ALLOWED} x for the echo's)",
     )
     parser.add_argument("case", nargs="*", choices=[*ALL, []], help=", ".join(ALL))
     options = parser.parse_args()

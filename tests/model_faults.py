@@ -94,3 +94,14 @@ FAULTS: dict[str, tuple[Script, tuple[int, str], int]] = {
     "a message within a message": (broken("content_block_stop", AGAIN, *END), INVALID, 1),
     "a delta of no kind": (broken(LATE, {"type": "content_block_delta", "index": 0, "delta": {}}), INVALID, 1),
 }
+
+# Why the model's API says a message ended, and why we say the turn did.
+STOP_REASONS = {
+    "end_turn": "end_turn",
+    "stop_sequence": "end_turn",
+    "max_tokens": "max_tokens",
+    "model_context_window_exceeded": "max_tokens",
+    "refusal": "refusal",
+    "tool_use": "end_turn",  # without a call there is nothing to do
+    "unheard_of": "end_turn",
+}

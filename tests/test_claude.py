@@ -7,6 +7,7 @@ import pytest
 
 from app.events import ToolCall, ToolResult
 from tests.entry_points import Answer
+from tests.model_faults import STOP_REASONS
 from tests.model_script import Call, Other, Thought, always_another_call, broken, says
 from tests.with_model import BOTH, KEY, MODEL, SSE, done, goes_on, talking
 
@@ -149,18 +150,7 @@ async def test_another_call_in_between_starts_the_count_anew() -> None:
         assert outcome(await talk.ask()) == ("Sun!", "end_turn")
 
 
-@pytest.mark.parametrize(
-    ("reason", "told"),
-    [
-        ("end_turn", "end_turn"),
-        ("stop_sequence", "end_turn"),
-        ("max_tokens", "max_tokens"),
-        ("model_context_window_exceeded", "max_tokens"),
-        ("refusal", "refusal"),
-        ("tool_use", "end_turn"),  # without a call there is nothing to do
-        ("unheard_of", "end_turn"),
-    ],
-)
+@pytest.mark.parametrize(("reason", "told"), STOP_REASONS.items())
 @pytest.mark.parametrize("accept", BOTH)
 @pytest.mark.parametrize("steps_before", [0, 2])
 async def test_every_stop_reason_has_an_outcome(reason: str, told: str, accept: str, steps_before: int) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from tests.entry_points import Answer, Client, handler, http_api_event
 from tests.fake_model import FakeModel, in_thread
-from tests.model_faults import FAULTS
+from tests.model_faults import FAULTS, STOP_REASONS
 from tests.model_process import handler_with, service, uvicorn_with, variables_for
-from tests.model_script import Call, Fault, Script, broken, error, says
+from tests.model_script import Call, Fault, Script, always_another_call, broken, error, says
 from tests.with_model import BOTH, SSE, done, shown
 
 WEATHER = Call("weather", {"city": "Bonn"})
@@ -79,6 +79,54 @@ def test_a_fault_is_told_and_leaves_nothing_behind(
     assert len(model.requests) == steps_before + attempts
     assert "canary" not in answer.body
     assert chat(hasty, "and now?", session).json["turn"] == 1
+
+
+@pytest.mark.parametrize("accept", BOTH)
+@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize(("reason", "told"), STOP_REASONS.items())
+def test_every_stop_reason_has_an_outcome(
+    hasty: Client, model: FakeModel, reason: str, told: str, steps_before: int, accept: str
+) -> None:
+    calls = [says("step ", Call("weather", {"city": str(n)})) for n in range(steps_before)]
+    play(model, *calls, says("That is it.", stop_reason=reason))
+    body = done(chat(hasty, "hello", f"ended-{reason}-{steps_before}-{len(accept)}", accept))
+    assert (body["answer"], body["stop_reason"]) == ("step " * steps_before + "That is it.", told)
+    assert model.refused == []
+
+
+@pytest.mark.parametrize("accept", BOTH)
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_what_tools_make_of_bad_calls_goes_back_to_the_model(
+    hasty: Client, model: FakeModel, steps_before: int, accept: str
+) -> None:
+    calls = [says("step ", Call("weather", {"city": str(n)})) for n in range(steps_before)]
+    good = [Call("stock", {"item": str(n)}) for n in range(17)]
+    bad = [
+        Call("nowhere"),
+        Call("weather", {"town": 7}),
+        Call("weather", '{"city'),
+        Call("failing", {"text": "canary"}),
+    ]
+    play(model, *calls, says(*good, *bad), says("Sun!"))
+    answer = chat(hasty, "hello", f"bad-calls-{steps_before}-{len(accept)}", accept)
+    assert (done(answer)["answer"], done(answer)["stop_reason"]) == ("step " * steps_before + "Sun!", "end_turn")
+    results = model.requests[-1].messages[-1]["content"]
+    assert [result.get("is_error", False) for result in results] == [False] * len(good) + [True] * len(bad)
+    assert "canary" not in str([result["content"] for result in results])
+    assert model.refused == []
+
+
+@pytest.mark.parametrize("accept", BOTH)
+@pytest.mark.parametrize(
+    ("always", "steps"), [(always_another_call(), 6), (says("hm", WEATHER), 3)], ids=["new", "same"]
+)
+def test_a_model_that_always_asks_for_a_tool_is_stopped(
+    hasty: Client, model: FakeModel, always: Script, steps: int, accept: str
+) -> None:
+    play(model, *[always] * 9)
+    body = done(chat(hasty, "hello", f"always-{steps}-{len(accept)}", accept))
+    assert (body["answer"], body["stop_reason"]) == ("hm" * steps, "max_steps")
+    assert len(model.requests) == steps
 
 
 @pytest.mark.parametrize("accept", BOTH)
