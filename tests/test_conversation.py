@@ -86,7 +86,9 @@ def test_a_turn_that_was_cut_before_its_first_word_says_so() -> None:
 
 
 def test_a_blank_question_does_not_stand_in_the_way_of_later_ones() -> None:
-    request([Turn(1, " \n", "answer"), spoken(2)])
+    found = said([Turn(1, " \n", "answer"), spoken(2)])
+    assert conversation.BLANK in found
+    assert "question 2" in found
 
 
 def test_a_refused_turn_is_left_out_and_its_neighbours_are_not() -> None:
@@ -143,7 +145,8 @@ DAMAGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_turn_is_repaired(damage: str) -> None:
-    request([rewritten(worked(1), DAMAGES[damage]), worked(2)])
+    messages = request([rewritten(worked(1), DAMAGES[damage]), worked(2)])
+    assert messages[-5:] == request([worked(2)])  # the turn after it is whole
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -184,8 +184,10 @@ async def test_the_largest_body_fits_beside_the_longest_names(rig: Rig) -> None:
     assert await rig.items(key) == [done]
 
 
-async def test_a_ping_answers(rig: Rig) -> None:
+async def test_a_ping_answers_and_changes_nothing(rig: Rig) -> None:
+    assert await rig.store.claim(KEY, OPEN)
     await rig.store.ping()
+    assert await rig.items() == [OPEN]
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])

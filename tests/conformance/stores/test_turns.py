@@ -148,9 +148,10 @@ async def test_a_running_turn_does_not_hold_another_principals_session(rig: Rig)
     gate = Gate()
     running = start(rig.claims(), agent=gate)
     await gate.started()
-    await take_turn(rig.claims(), key=SessionKey("stranger", KEY.session_id))
+    theirs = await take_turn(rig.claims(), key=SessionKey("stranger", KEY.session_id))
+    assert await rig.transcript() == []
     gate.open()
-    await end(running)
+    assert (theirs.number, (await end(running)).number) == (1, 1)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
