@@ -11,10 +11,10 @@ PYTEST = $(DEV)/bin/python -m pytest
 PYTHONS := 3.11 3.13
 # What has been tested already; .ci/run names the version `make test` has just covered.
 TESTED :=
-STAGES = quickstart lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check container sam
+STAGES = quickstart lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check chaos-check container sam
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quickstart lint types stores container sam ci stages bench bench-check lock clean
+.PHONY: help run test quickstart lint types stores container sam ci stages bench bench-check chaos chaos-check lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +56,12 @@ bench: $(DEV)/ready-$(VERSION) ## Print the table of ratios
 
 bench-check: $(DEV)/ready-$(VERSION) # A quick pass: every count exactly, every ratio within a quarter of its bar
 	@$(WITH) dynoxide -- $(DEV)/bin/python -m benchmarks --quick --check
+
+chaos: $(DEV)/ready-$(VERSION) ## Hold the guarantees while everything fails, for ten minutes (docs/guarantees.md)
+	@$(WITH) dynoxide -- $(DEV)/bin/python -m tests.chaos --full
+
+chaos-check: $(DEV)/ready-$(VERSION) # The same for three minutes
+	@$(WITH) dynoxide -- $(DEV)/bin/python -m tests.chaos
 
 ci: ## All of it; a tool that is absent is an error
 	@for stage in $(STAGES); do REQUIRE_ALL=1 .ci/stage $$stage || exit 1; done

@@ -1,0 +1,36 @@
+"""Agents of the service under trial, for `AGENT=tests.chaos.agents:name`."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from app.agents import OpenTurn
+from app.events import AgentEvent
+
+RUNS = "runs.jsonl"  # in the working directory, which the replicas of a trial share
+
+
+def _note(turn: OpenTurn, what: str) -> None:
+    """Append a line; a short one is written whole, whoever else writes."""
+    line = {"what": what, "session": turn.session_id, "message": turn.message, "at": time.time()}
+    with Path(RUNS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+async def witness(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say which messages came before, word by word, in the seconds that the message asks for: `text|seconds`."""
+    _note(turn, "began")
+    seconds = float(turn.message.partition("|")[2] or 0)
+    words = json.dumps([done.message for done in turn.history]).split(" ")
+    for number, word in enumerate(words):
+        await asyncio.sleep(seconds / len(words))
+        yield (" " if number else "") + word
+    _note(turn, "ended")
+
+
+def runs(folder: Path) -> list[dict[str, str]]:
+    """Return what the agents of a trial noted, in order."""
+    path = folder / RUNS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

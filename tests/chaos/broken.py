@@ -1,0 +1,49 @@
+"""`python -m tests.chaos.broken NAME`: the container server with one thing taken out of it, for the negative controls.
+
+A module's source is edited before anything imports it; an edit whose text the module no longer holds is an error, so a
+control cannot stay green by missing its target.
+"""
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What to write in `module` instead of the one place where `old` stands."""
+
+    module: str
+    old: str
+    new: str
+
+
+ALWAYS = "(attribute_exists(pk) OR attribute_not_exists(pk))"
+
+EDITS = {
+    "claim unconditional": Edit("app.sessions.dynamodb", '"attribute_not_exists(pk)"', f'"{ALWAYS}"'),
+    "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
+}
+
+
+def apply(edit: Edit) -> None:
+    """Load the edited module under its own name."""
+    spec = importlib.util.find_spec(edit.module)
+    assert spec
+    assert spec.origin
+    with open(spec.origin, encoding="utf-8") as file:  # noqa: PTH123 the one use of a file
+        source = file.read()
+    if source.count(edit.old) != 1:
+        raise LookupError(f"{edit.module} holds this {source.count(edit.old)} times: {edit.old}")
+    module = ModuleType(edit.module)
+    module.__spec__, module.__file__, module.__package__ = spec, spec.origin, spec.parent
+    sys.modules[edit.module] = module
+    exec(compile(source.replace(edit.old, edit.new), spec.origin, "exec"), module.__dict__)  # noqa: S102
+
+
+if __name__ == "__main__":
+    apply(EDITS[sys.argv.pop(1)])
+    from app.__main__ import main
+
+    main()
