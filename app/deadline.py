@@ -12,6 +12,14 @@ COMMIT_MARGIN_S = 1.0
 RELEASE_MARGIN_S = 1.25
 
 
+def lambda_remaining_s(context: object) -> float | None:
+    """Return how many seconds Lambda leaves this invocation; None elsewhere, or where the context does not say it."""
+    try:
+        return None if context is None else float(context.get_remaining_time_in_millis() / 1000)  # type: ignore[attr-defined]  # or else
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
 def turn_deadline(timeout_s: float, remaining_s: float | None = None, wanted_s: float | None = None) -> float:
     """Return the instant, on the running event loop's clock, by which a turn that starts now must have answered.
 

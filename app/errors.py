@@ -34,7 +34,7 @@
     │   ├── ModelInvalid          it sent something cut off, or not of its protocol
     │   ├── ModelOverloaded       it is overloaded, or cannot be reached
     │   └── ModelRateLimited      it takes no more requests from us for a while
-    ├── TurnCancelled             the turn was ended from outside before anything was said
+    ├── TurnCancelled             the turn was ended from outside, and nothing of it is stored
     └── ResponseTooLarge          the answer does not fit where it must go
 
 `problems.py` gives each its HTTP status. Texts here are for logs and people: they name settings, fields and limits,
@@ -218,7 +218,7 @@ class ModelRateLimited(ModelFailed):
 
 
 class TurnCancelled(ServiceError):
-    """The turn was ended from outside before anything was said; nothing of it is stored."""
+    """The turn was ended from outside: before anything was said, or with its session. Nothing of it is stored."""
 
     retry_after_s = 1
 

@@ -12,6 +12,8 @@ from app.errors import Overloaded, ServiceError, ShuttingDown, StoreUnavailable,
 
 log = logging.getLogger(__name__)
 
+STORE_LOOK_S = 1.0  # between two looks at the store, and how long one may take
+STORE_ANSWERS = 2  # on end until it counts as back, so that readiness does not flap with a store that does
 WARM_UP_RETRY_S = 0.5  # ready well within 2 s of the store's return, at two cheap reads a second while it is gone
 STOP_RESERVE_S = 2.0  # of the grace: stopping turns, releasing leases, closing clients
 STORE_RESERVE_S = 1.0  # of the grace: when what is still being stored is given up
@@ -50,13 +52,25 @@ class Lifecycle:
     drain_delay_s:   how long a draining process goes on serving, so that balancers see it leave
     grace_s:         how long after the first signal the process may live
     warm_in_call_s:  how long a call may wait for the warm-up; for platforms that freeze the process between calls
+    store_fails_s:   how long the store may not answer before readiness fails; 0 for ever, because it fails for all
+                     replicas at once, and a caller learns more from their problems than from a balancer without any
     """
 
-    def __init__(self, *, max_turns: int, drain_delay_s: float, grace_s: float, warm_in_call_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_turns: int,
+        drain_delay_s: float,
+        grace_s: float,
+        warm_in_call_s: float = 0.0,
+        store_fails_s: float = 0.0,
+    ) -> None:
         self._max_turns = max_turns
         self._drain_delay_s = drain_delay_s
         self._grace_s = grace_s
         self._warm_in_call_s = warm_in_call_s
+        self._store_fails_s = store_fails_s
+        self._store_lost = False
         self._phase = Phase.COLD
         self._first_response = True
         self._serving = True
@@ -86,6 +100,37 @@ class Lifecycle:
         self._probe = probe
         self._move(Phase.WARMING)
 
+    async def run(self) -> None:
+        """Warm up; then, where readiness depends on the store, look after it for ever."""
+        await self.warm_up()
+        if self._store_fails_s:
+            await self._watch_store()
+
+    async def _watch_store(self) -> None:
+        failing_since, answers = math.inf, 0
+        while True:
+            await asyncio.sleep(STORE_LOOK_S)
+            if await self._store_answers():
+                failing_since, answers = math.inf, answers + 1
+                lost = self._store_lost and answers < STORE_ANSWERS
+            else:
+                failing_since, answers = min(failing_since, _now()), 0
+                lost = self._store_lost or _now() - failing_since >= self._store_fails_s
+            if lost is not self._store_lost:
+                log.warning("readiness changed", extra={"store_answers": not lost})
+                self._store_lost = lost
+
+    async def _store_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(STORE_LOOK_S):
+                await self._probe()
+        except (StoreUnavailable, TimeoutError):
+            return False
+        except Exception:  # as in the warm-up
+            log.exception("the store cannot be asked")
+            return False
+        return True
+
     async def warm_up(self, limit_s: float | None = None) -> None:
         """Ask the probe until it succeeds, which makes the process ready, or until `limit_s` has passed."""
         ends_at = math.inf if limit_s is None else _now() + limit_s
@@ -114,7 +159,13 @@ class Lifecycle:
         Raises:
             WarmingUp: warm-up has not finished.
             ShuttingDown: the process is draining.
+            StoreUnavailable: the store has not answered for too long, and readiness depends on it.
         """
+        await self._check_phase()
+        if self._store_lost:
+            raise StoreUnavailable("the session store has not answered for too long")
+
+    async def _check_phase(self) -> None:
         await self._warm_in_call()
         if self._phase is not Phase.READY:
             raise WarmingUp if self._phase in (Phase.COLD, Phase.WARMING) else ShuttingDown
@@ -126,7 +177,7 @@ class Lifecycle:
             WarmingUp, ShuttingDown, Overloaded: it may not.
         """
         if not (self._phase is Phase.DRAINING and self._serving and self._was_ready):
-            await self.check_ready()
+            await self._check_phase()
         if len(self._turns) >= self._max_turns:
             raise Overloaded
 

@@ -19,6 +19,7 @@ from app.errors import ConfigurationError, ServiceError
 from app.lifecycle import Lifecycle
 from app.middleware import Shell
 from app.routes import Limits, Routes
+from app.session_routes import SessionRoutes
 from app.sessions import SessionStore
 from app.sessions.claims import Claims
 from app.turns import TurnService
@@ -86,6 +87,7 @@ def create_app(
         drain_delay_s=settings.drain_delay_s,
         grace_s=settings.shutdown_grace_s,
         warm_in_call_s=WARM_IN_CALL_S if settings.lambda_function else 0.0,
+        store_fails_s=settings.readyz_store_fail_after_s,
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     turns = TurnService(claims, agent, settings.max_steps)
@@ -107,7 +109,8 @@ def create_app(
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings = lifecycle, settings
-    Routes(lifecycle, turns, store, clock, limits).add_to(app.router)
+    Routes(lifecycle, turns, limits).add_to(app.router)
+    SessionRoutes(turns, store, clock).add_to(app.router)
     app.add_middleware(Shell, lifecycle=lifecycle)
     app.add_exception_handler(ServiceError, problems.on_service_error)
     app.add_exception_handler(HTTPException, problems.http_error_handler(app.routes))
@@ -196,11 +199,11 @@ def _lifespan(
         asyncio.get_running_loop().set_exception_handler(telemetry.on_loop_error)
         async with store, _open(agent):
             lifecycle.begin(store.ping)
-            warming = asyncio.create_task(lifecycle.warm_up()) if in_background else None
+            running = asyncio.create_task(lifecycle.run()) if in_background else None
             with _drain_on_signal(lifecycle):
                 yield
-            if warming:
-                warming.cancel()
+            if running:
+                running.cancel()
             await lifecycle.finish()
         lifecycle.stopped()
 

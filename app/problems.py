@@ -172,9 +172,7 @@ KINDS: dict[type[Exception], Kind] = {
         "Model rate limited",
         "The model's API takes no more requests from this service for now; nothing is stored.",
     ),
-    errors.TurnCancelled: Kind(
-        "cancelled", 409, "Cancelled", "The turn was cancelled before anything was said; nothing is stored."
-    ),
+    errors.TurnCancelled: Kind("cancelled", 409, "Cancelled", "The turn was cancelled; nothing of it is stored."),
     errors.WarmingUp: Kind("warming-up", 503, "Warming up", "This process is not ready yet."),
     errors.Overloaded: Kind("overloaded", 503, "Overloaded", "This process runs as many turns as it may."),
     errors.ShuttingDown: Kind(
@@ -192,6 +190,18 @@ KINDS: dict[type[Exception], Kind] = {
         "The agent said nothing in time; nothing is stored.",
     ),
 }
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the API's description says of these statuses: that they are problems."""
+    return {
+        status: {
+            "model": Problem,
+            "content": {MEDIA_TYPE: {}},
+            "description": "Problem (RFC 9457)",
+        }
+        for status in statuses
+    }
 
 
 def kind_of(error: Exception) -> Kind:

@@ -1,36 +1,31 @@
-"""HTTP in and out: parse, call, choose the rendering. Nothing is decided here that the inside could decide."""
+"""Turns and probes over HTTP: parse, call, choose the rendering. Nothing is decided that the inside could decide."""
 
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator
 from starlette.requests import ClientDisconnect
 
 from app import wire
-from app.deadline import turn_deadline
-from app.errors import ContentTooLarge, MalformedJSON, RequestTimeout, SessionNotFound, UnsupportedMediaType
+from app.deadline import lambda_remaining_s, turn_deadline
+from app.errors import ContentTooLarge, MalformedJSON, RequestTimeout, UnsupportedMediaType
 from app.events import TurnEvent, TurnStarted
 from app.lifecycle import Lifecycle
-from app.problems import Problem
+from app.problems import documented
 from app.running import RunningTurn
-from app.sessions import SessionKey, SessionStore
-from app.sessions.codec import unpack
+from app.sessions import ANONYMOUS, SessionKey
 from app.turns import TurnRequest, TurnService
 
-PRINCIPAL = "anonymous"  # one owner of every session, as long as the service authenticates nobody
 ESCAPED_BYTES = 6  # JSON may spend \u0000 on one byte of a message
 BODY_SLACK_BYTES = 4096  # of a body, for everything that is not the message
 STREAM_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
-
-SessionId = Annotated[str, Path(pattern=wire.SESSION_ID), AfterValidator(wire.reachable)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +51,6 @@ class Limits:
         return ESCAPED_BYTES * self.max_message_bytes + BODY_SLACK_BYTES
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {
-            "model": Problem,
-            "content": {"application/problem+json": {}},
-            "description": "Problem (RFC 9457)",
-        }
-        for status in statuses
-    }
-
-
 class _Direct(APIRoute):
     """A route whose endpoint takes the request and gives the response: what FastAPI does in between costs as much."""
 
@@ -75,20 +59,16 @@ class _Direct(APIRoute):
 
 
 class Routes:
-    """The paths of the service, bound to what answers them."""
+    """`/chat` and the probes, bound to what answers them."""
 
     def __init__(
         self,
         lifecycle: Lifecycle,
         turns: TurnService,
-        store: SessionStore,
-        clock: Callable[[], float],
         limits: Limits,
     ) -> None:
         self._lifecycle = lifecycle
         self._turns = turns
-        self._store = store
-        self._clock = clock
         self._limits = limits
 
     def add_to(self, router: APIRouter) -> None:
@@ -99,7 +79,7 @@ class Routes:
             methods=["POST"],
             route_class_override=_Direct,
             response_model=wire.ChatResponse,
-            responses=STREAM | _problems(400, 406, 408, 409, 413, 415, 422, 500, 502, 503, 504),
+            responses=STREAM | documented(400, 406, 408, 409, 413, 415, 422, 500, 502, 503, 504),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -108,21 +88,7 @@ class Routes:
             },
         )
         router.add_api_route("/healthz", self.healthz, methods=["GET"])
-        router.add_api_route("/readyz", self.readyz, methods=["GET"], responses=_problems(503))
-        router.add_api_route(
-            "/sessions/{session_id}",
-            self.transcript,
-            methods=["GET"],
-            response_model=wire.Transcript,
-            responses=_problems(404, 422, 500, 503),
-        )
-        router.add_api_route(
-            "/sessions/{session_id}",
-            self.delete,
-            methods=["DELETE"],
-            status_code=204,
-            responses=_problems(422, 503),
-        )
+        router.add_api_route("/readyz", self.readyz, methods=["GET"], responses=documented(503))
 
     async def healthz(self) -> dict[str, str]:
         """Tell that the process can answer. Touches nothing else."""
@@ -160,28 +126,6 @@ class Routes:
             headers=_turn_headers(first, turn_request),
         )
 
-    async def transcript(
-        self,
-        session_id: SessionId,
-        before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
-        limit: Annotated[int, Query(ge=1, le=wire.MAX_PAGE)] = wire.DEFAULT_PAGE,
-    ) -> Response:
-        """Return a page of the session's done turns, oldest first; `before` of one page asks for the older page."""
-        key = SessionKey(PRINCIPAL, session_id)
-        now = self._clock()
-        items = [each for each in await self._store.newest(key, limit, before) if each.expires > now]
-        if not items and (before is None or not any(e.expires > now for e in await self._store.newest(key, 1))):
-            raise SessionNotFound
-        turns = [unpack(each.turn, each.body) for each in reversed(items) if each.body]
-        oldest = items[-1].turn if items else 1
-        body = wire.transcript_body(session_id, turns, oldest if oldest > 1 else None)
-        return Response(body, media_type="application/json")
-
-    async def delete(self, session_id: SessionId) -> Response:
-        """Remove everything of the session; a turn that runs on it stores nothing any more."""
-        await self._store.delete(SessionKey(PRINCIPAL, session_id))
-        return Response(status_code=204)
-
     async def _parse(self, request: Request) -> TurnRequest:
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
@@ -190,13 +134,13 @@ class Routes:
         body = await _read(request, self._limits)
         chat = wire.parse_chat(body, self._limits.max_message_bytes)
         return TurnRequest(
-            key=SessionKey(PRINCIPAL, chat.session_id or _new_session_id(idempotency_key, chat.message)),
+            key=SessionKey(ANONYMOUS, chat.session_id or _new_session_id(idempotency_key, chat.message)),
             message=chat.message,
             idempotency_key=idempotency_key,
             wait_s=wire.parse_wait(request.headers.getlist("prefer")),
             deadline=turn_deadline(
                 self._limits.timeout_s,
-                _remaining_s(request),
+                lambda_remaining_s(request.scope.get("aws.context")),
                 wire.parse_timeout(request.headers.getlist("x-request-timeout")),
             ),
         )
@@ -206,7 +150,7 @@ def _new_session_id(idempotency_key: str | None, message: str) -> str:
     """Return a random id; with an idempotency key the one that a retry gets too, or it would run the agent again."""
     if idempotency_key is None:
         return str(uuid.uuid4())
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PRINCIPAL}/{idempotency_key}/{message}"))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{ANONYMOUS}/{idempotency_key}/{message}"))
 
 
 def _turn_headers(first: Sequence[TurnEvent], request: TurnRequest) -> dict[str, str]:
@@ -273,12 +217,3 @@ async def _read(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise RequestTimeout from None
     return bytes(body)
-
-
-def _remaining_s(request: Request) -> float | None:
-    """Return how many seconds Lambda leaves this invocation; None elsewhere, or where the context does not say it."""
-    context = request.scope.get("aws.context")
-    try:
-        return None if context is None else float(context.get_remaining_time_in_millis() / 1000)
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        return None

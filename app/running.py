@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 64  # events that wait for their reader singly; behind them texts are joined, so that none costs an object
 JOINED_CHARS = 4096  # of texts joined
+WATCH_S = 1.5  # between two looks at the store whether the turn has been ended elsewhere; each costs a read unit
 OBEY_S = 0.3  # how long an agent that is ended may clean up; what is left of the turn's margins is for the commit
 
 
@@ -31,6 +32,7 @@ class RunningTurn:
         self._stopped_by: ServiceError | None = None
         self._settling = False
         self._agent_ended: asyncio.Future[Cut | None] | None = None  # from when the agent runs
+        self._watching: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._guard(work))
         self._task.add_done_callback(self._on_done)
 
@@ -87,9 +89,28 @@ class RunningTurn:
         if self._agent_ended and not self._agent_ended.done():
             self._agent_ended.set_result(cut)
 
+    def watch(self, look: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Let `look` see every WATCH_S, until the turn settles, whether it has been ended elsewhere."""
+
+        async def watching() -> None:
+            while True:
+                await look()
+                await asyncio.sleep(WATCH_S)
+
+        def begin() -> None:
+            if not self._settling:
+                self._watching = asyncio.create_task(watching())
+
+        self._timers.append(asyncio.get_running_loop().call_later(WATCH_S, begin))  # most turns have ended by then
+
     def settle(self) -> None:
         """From here on the turn is being stored or given back, and it is too late for `cancel` and a soft `stop`."""
         self._settling = True
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self._watching:
+            self._watching.cancel()
 
     def stop(self, error: ServiceError, *, even_storing: bool = False) -> None:
         """End the turn with `error` and no answer. What is being stored is let through, unless `even_storing`."""
@@ -151,6 +172,7 @@ class RunningTurn:
         for timer in (*self._timers, self._beating):
             if timer:
                 timer.cancel()
+        self._stop_watching()
         self._wake.set()
 
     def _raise_failure(self) -> None:

@@ -1,51 +1,18 @@
 """Every setting: its variable, its default, what it must be and what it is for. `config.py` reads them."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.setting import Positive, lower, one_line, setting, split, strip, upper
 
 ENV_FILE = ".env"
 # What the agents obey that are made of a model here; any other agent would ignore a limit in silence.
 OF_A_MODEL = ("instructions", "instructions_file", "tools", "max_output_tokens", "max_tokens", "max_cost_usd", "prices")
 MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value
-
-
-def _strip(value: object) -> object:
-    return value.strip() or None if isinstance(value, str) else value
-
-
-def _one_line(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
-        raise ValueError
-    return value
-
-
-def _split(value: object) -> object:
-    return tuple(value.split(",")) if isinstance(value, str) else value
-
-
-def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any) -> Any:  # noqa: ANN401 as Field
-    """Return a field read from the variable `name`. `must_be` completes the sentence "`name` must be …"."""
-    return Field(
-        default,
-        validation_alias=name,
-        description=purpose,
-        json_schema_extra={"must_be": must_be},
-        **rules,
-    )
 
 
 class Settings(BaseSettings):
@@ -61,7 +28,7 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    environment: Annotated[Literal["development", "staging", "production"], BeforeValidator(_lower)] = setting(
+    environment: Annotated[Literal["development", "staging", "production"], BeforeValidator(lower)] = setting(
         "ENVIRONMENT",
         "development",
         "development, staging or production",
@@ -75,13 +42,13 @@ class Settings(BaseSettings):
         ge=1,
         le=50,
     )
-    api_key: Annotated[SecretStr | None, BeforeValidator(_strip), AfterValidator(_one_line)] = setting(
+    api_key: Annotated[SecretStr | None, BeforeValidator(strip), AfterValidator(one_line)] = setting(
         "ANTHROPIC_API_KEY",
         None,
         "a line of visible ASCII",
         "key of the Messages API",
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = setting(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper)] = setting(
         "LOG_LEVEL",
         "INFO",
         "DEBUG, INFO, WARNING, ERROR or CRITICAL",
@@ -149,7 +116,7 @@ class Settings(BaseSettings):
         "a number above 0",
         "dollars after which a turn takes no further step",
     )
-    prices: Annotated[tuple[Positive, Positive] | None, NoDecode, BeforeValidator(_split)] = setting(
+    prices: Annotated[tuple[Positive, Positive] | None, NoDecode, BeforeValidator(split)] = setting(
         "AGENT_PRICES",
         None,
         "two numbers above 0, such as 2,10",
@@ -162,7 +129,7 @@ class Settings(BaseSettings):
         "address of the Messages API",
         repr=False,  # it may hold a password
     )
-    on_disconnect: Annotated[Literal["finish", "stop"], BeforeValidator(_lower)] = setting(
+    on_disconnect: Annotated[Literal["finish", "stop"], BeforeValidator(lower)] = setting(
         "ON_DISCONNECT",
         "finish",
         "finish or stop",
@@ -232,6 +199,14 @@ class Settings(BaseSettings):
         "a number from 3 to 3600",
         "seconds from SIGTERM to the exit, at most",
         ge=3,
+        le=3600,
+    )
+    readyz_store_fail_after_s: float = setting(
+        "READYZ_STORE_FAIL_AFTER_S",
+        0.0,
+        "a number from 0 to 3600",
+        "seconds without an answer of the store after which /readyz fails; 0 for never",
+        ge=0,
         le=3600,
     )
     aws_region: str | None = setting(

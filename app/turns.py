@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn
 from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S, RELEASE_MARGIN_S
-from app.errors import AgentFailed, DeadlineExceeded, ServiceError
+from app.errors import AgentFailed, DeadlineExceeded, LeaseLost, ServiceError, StoreUnavailable, TurnCancelled
 from app.events import Text, Turn, TurnDone, TurnStarted
 from app.running import RunningTurn
 from app.sessions import SessionKey
-from app.sessions.claims import Claim, Claims
+from app.sessions.claims import Claim, Claims, Standing
 from app.work import Work
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class TurnService:
         return {"turn": turn.number, "stop_reason": turn.stop_reason, "replayed": replayed}
 
     async def _answer_and_commit(self, request: TurnRequest, claim: Claim, running: RunningTurn) -> Turn:
+        running.watch(lambda: self._look(claim, running))
         try:
             turn = await self._answer(request, claim, running)
             running.settle()
@@ -98,6 +99,23 @@ class TurnService:
             await self._release(request, claim)
             raise
         return turn
+
+    async def _look(self, claim: Claim, running: RunningTurn) -> None:
+        """End the turn if it has been cancelled, deleted or taken over: nothing of what it still says would be kept."""
+        standing = Standing.HELD
+        with suppress(StoreUnavailable):
+            standing = await self._claims.standing(claim)
+        match standing:
+            case Standing.CANCELLED:
+                running.cancel()
+            case Standing.GONE:
+                running.stop(TurnCancelled())
+            case Standing.TAKEN:
+                running.stop(LeaseLost())
+
+    async def cancel(self, key: SessionKey, give_up: float) -> Turn | None:
+        """Stop the turn that runs on the session, in whatever process; see `Claims.cancel`."""
+        return await self._claims.cancel(key, give_up)
 
     async def _release(self, request: TurnRequest, claim: Claim) -> None:
         limit_s = min(request.deadline + RELEASE_MARGIN_S - _now(), RELEASE_S)

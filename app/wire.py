@@ -1,33 +1,33 @@
 """Requests and responses as they cross the wire. JSON is the fold of a turn's events, SSE their map."""
 
-import json
 import logging
-import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, NoReturn, TypeAlias
+from datetime import UTC, datetime
+from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError, to_json
 
+from app import strict_json
 from app.errors import (
     ContentTooLarge,
     InvalidIdempotencyKey,
-    MalformedJSON,
     NotAcceptable,
     ServiceError,
     ValidationFailed,
 )
 from app.events import Text, ToolCall, ToolResult, Turn, TurnDone, TurnEvent, TurnStarted
 from app.problems import problem_of
+from app.sessions import SessionStart
 
 log = logging.getLogger(__name__)
 
 Batches: TypeAlias = AsyncGenerator[Sequence[TurnEvent], None]
 
 SESSION_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
-MAX_DEPTH = 64  # of nested JSON; the contract needs one
+SESSION_CURSOR = r"^[0-9]{1,11}\.[0-9]{3}/[A-Za-z0-9_.:-]{1,128}$"  # when a session began, and its id
 MAX_WAIT_S = 60  # of `Prefer: wait=N`; what asks for more waits this long
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 
@@ -103,6 +103,34 @@ class Transcript(BaseModel):
     before: int | None
 
 
+class ListedSession(BaseModel):
+    """A session in a list, and when it began."""
+
+    session_id: str
+    created: datetime
+
+
+class Sessions(BaseModel):
+    """Sessions, newest first. `before` asks for the page of older ones; null where there are none."""
+
+    sessions: list[ListedSession]
+    before: str | None
+
+
+class Cancellation(BaseModel):
+    """What is stored of the turn that was running; null where none was, or nothing of it is."""
+
+    session_id: str
+    turn: int | None
+    stop_reason: str | None
+
+
+def parse_cursor(before: str) -> SessionStart:
+    """Return the session that ends the page before, of which only its place in the list is known."""
+    created, _, session_id = before.partition("/")
+    return SessionStart(session_id, float(created), expires=0)
+
+
 def parse_chat(body: bytes, max_message_bytes: int) -> ChatRequest:
     """Return the request in `body`.
 
@@ -112,7 +140,7 @@ def parse_chat(body: bytes, max_message_bytes: int) -> ChatRequest:
         ContentTooLarge: the message is longer than `max_message_bytes` of UTF-8.
     """
     try:
-        request = ChatRequest.model_validate(_parse_json(body))
+        request = ChatRequest.model_validate(strict_json.parse(body))
     except ValidationError as exc:
         found = exc.errors(include_url=False, include_context=False, include_input=False)
         raise ValidationFailed([_place(each["loc"], each["type"]) for each in found]) from None
@@ -193,6 +221,20 @@ def transcript_body(session_id: str, turns: Sequence[Turn], before: int | None) 
     return to_json({"session_id": session_id, "turns": bodies, "before": before})
 
 
+def sessions_body(sessions: Sequence[SessionStart], last: SessionStart | None) -> bytes:
+    """Return the JSON of `Sessions`; `last` ends a page after which there may be others."""
+    listed = [
+        {"session_id": each.session_id, "created": datetime.fromtimestamp(each.created, UTC)} for each in sessions
+    ]
+    return to_json({"sessions": listed, "before": f"{last.created:.3f}/{last.session_id}" if last else None})
+
+
+def cancellation_body(session_id: str, turn: Turn | None) -> bytes:
+    """Return the JSON of `Cancellation`."""
+    number, reason = (turn.number, turn.stop_reason) if turn else (None, None)
+    return to_json({"session_id": session_id, "turn": number, "stop_reason": reason})
+
+
 async def fold(batches: Batches) -> TurnDone:
     """Return the event that ends a turn; raise the error that ended it instead."""
     last: TurnEvent | None = None
@@ -233,54 +275,6 @@ def frame(event: TurnEvent) -> bytes:
 
 def _frame(name: bytes, data: bytes) -> bytes:
     return b"event: " + name + b"\ndata: " + data + b"\n\n"
-
-
-def _parse_json(body: bytes) -> object:
-    """Return the JSON document in `body`; stricter than RFC 8259 demands, because what is lax is also ambiguous."""
-    try:
-        text = body.decode()
-        document = _DECODER.decode(text)
-        _check_depth(document)
-        if "\\u" in text:  # an escape can smuggle in half of a surrogate pair, which no UTF-8 can carry on
-            json.dumps(document, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        raise MalformedJSON from None  # the cause's text holds the input
-    return document
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError
-    return document
-
-
-def _refuse(_: str) -> NoReturn:
-    raise ValueError
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError
-    return value
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
-
-
-def _check_depth(document: object) -> None:
-    level = [document]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for each in level
-            if isinstance(each, dict | list)
-            for child in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return
-    raise ValueError
 
 
 def _place(loc: tuple[int | str, ...], kind: str) -> dict[str, object]:

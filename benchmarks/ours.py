@@ -11,7 +11,7 @@ from app import config, telemetry
 from app.agents import Agent, OpenTurn
 from app.events import AgentEvent
 from app.main import build, create_app
-from app.sessions import SessionKey, TurnItem
+from app.sessions import SessionKey, SessionStart, TurnItem
 
 __all__ = ["build"]
 
@@ -50,6 +50,11 @@ class MemoryStore:
         raise NotImplementedError
 
     async def delete(self, key: SessionKey) -> None:
+        raise NotImplementedError
+
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
         raise NotImplementedError
 
     async def ping(self) -> None:

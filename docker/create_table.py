@@ -30,6 +30,18 @@ TABLE = {
     "AttributeDefinitions": [
         {"AttributeName": "pk", "AttributeType": "S"},
         {"AttributeName": "turn", "AttributeType": "N"},
+        {"AttributeName": "principal", "AttributeType": "S"},
+        {"AttributeName": "created", "AttributeType": "N"},
+    ],
+    "GlobalSecondaryIndexes": [
+        {
+            "IndexName": "begun",
+            "KeySchema": [
+                {"AttributeName": "principal", "KeyType": "HASH"},
+                {"AttributeName": "created", "KeyType": "RANGE"},
+            ],
+            "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["expires"]},
+        }
     ],
     "BillingMode": "PAY_PER_REQUEST",
 }

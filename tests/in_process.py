@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.config import Settings
 from app.errors import StoreUnavailable
 from app.main import create_app
-from app.sessions import SessionKey, TurnItem
+from app.sessions import SessionKey, SessionStart, TurnItem
 from tests.entry_points import Answer
 from tests.memory_store import MemoryStore
 
@@ -39,6 +39,12 @@ class Outage(MemoryStore):
     async def release(self, key: SessionKey, turn: int, run: str) -> None:
         self._ask("release")
         await super().release(key, turn, run)
+
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        self._ask("list_sessions")
+        return await super().list_sessions(principal, limit, before)
 
     async def ping(self) -> None:
         self._ask("ping")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
-from app.sessions import SessionKey, TurnItem
+from app.sessions import SessionKey, SessionStart, TurnItem
 
 
 class MemoryStore:
@@ -45,9 +45,25 @@ class MemoryStore:
     async def delete(self, key: SessionKey) -> None:
         self._sessions.pop(key, None)
 
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        found = [
+            SessionStart(key.session_id, item.created, item.expires)
+            for key, turns in self._sessions.items()
+            for item in turns.values()
+            if item.created is not None and key.principal == principal
+        ]
+        found.sort(key=_place, reverse=True)
+        return [each for each in found if before is None or _place(each) < _place(before)][:limit]
+
     async def ping(self) -> None:
         pass
 
     def _is_open(self, key: SessionKey, turn: int, run: str) -> bool:
         held = self._sessions.get(key, {}).get(turn)
         return held is not None and held.run == run and held.body is None
+
+
+def _place(start: SessionStart) -> tuple[float, str]:
+    return start.created, start.session_id

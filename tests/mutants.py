@@ -15,6 +15,7 @@ from tests.conformance.stores import (
     test_erasure,
     test_faults,
     test_leases,
+    test_listing,
     test_port,
     test_races,
     test_turns,
@@ -61,7 +62,7 @@ class Mutant:
 ALWAYS = "(attribute_exists(pk) OR attribute_not_exists(pk))"
 ALWAYS_RUN = "(run = :run OR NOT run = :run)"  # true of any item; DynamoDB refuses a value that is not used
 UPSERT = " ON CONFLICT DO UPDATE SET run = excluded.run, req = excluded.req, lease = excluded.lease, body = NULL"
-COMMIT = "UPDATE turns SET expires = ?, lease = NULL, body = ? WHERE pk = ? AND turn = ? AND run = ?"
+COMMIT = "UPDATE turns SET expires = ?, lease = NULL, body = ?, created = ? WHERE pk = ? AND turn = ? AND run = ?"
 TAKEOVER = " WHERE pk = ? AND turn = ? AND run = ? AND body IS NULL"
 RELEASE = "DELETE FROM turns WHERE pk = ? AND turn = ? AND run = ? AND body IS NULL"
 
@@ -111,7 +112,11 @@ MUTANTS = (
         test_erasure.test_a_commit_after_a_delete_resurrects_nothing,
         (
             Edit(dynamodb, '"run = :run", item.run', f'"{ALWAYS} OR run = :run", item.run'),
-            Edit(sqlite, COMMIT, "REPLACE INTO turns (expires, body, pk, turn, run, req) VALUES (?, ?, ?, ?, ?, '')"),
+            Edit(
+                sqlite,
+                COMMIT,
+                "REPLACE INTO turns (expires, body, created, pk, turn, run, req) VALUES (?, ?, ?, ?, ?, ?, '')",
+            ),
         ),
     ),
     Mutant(
@@ -161,7 +166,11 @@ MUTANTS = (
         "ascending window",
         test_turns.test_an_agent_sees_the_newest_done_turns_oldest_first,
         (
-            Edit(dynamodb, "ScanIndexForward=False", "ScanIndexForward=True"),
+            Edit(
+                dynamodb,
+                "ScanIndexForward=False,\n            ConsistentRead",
+                "ScanIndexForward=True,\n            ConsistentRead",
+            ),
             Edit(sqlite, "ORDER BY turn DESC", "ORDER BY turn ASC"),
         ),
     ),
@@ -179,6 +188,27 @@ MUTANTS = (
         "window without room for an open turn",
         test_turns.test_a_run_that_takes_a_turn_over_sees_a_whole_window,
         (Edit(claims, "self.window + 1)", "self.window)"),),
+    ),
+    Mutant(
+        "every turn listed",
+        test_listing.test_sessions_come_newest_first_each_once,
+        (Edit(claims, "if claim.item.turn == 1 else None", ""),),
+    ),
+    Mutant(
+        "everybody's sessions listed",
+        test_listing.test_another_principals_sessions_are_not_listed,
+        (
+            Edit(dynamodb, '{":principal": {"S": principal}}', '{":principal": {"S": "principal2"}}'),
+            Edit(sqlite, " AND substr(pk, 1, ?) = ?", " AND (? IS NOT NULL OR ? IS NOT NULL)"),
+        ),
+    ),
+    Mutant(
+        "the place of a page ignored",
+        test_listing.test_pages_join_without_gap_or_repetition_even_of_sessions_of_one_moment,
+        (
+            Edit(dynamodb, "if before else {}", "if before and not before else {}"),
+            Edit(sqlite, "(created, pk) < (?, ?)", "created < ? AND pk <> ?"),
+        ),
     ),
     Mutant(
         "eventually consistent read",

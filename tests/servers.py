@@ -69,6 +69,18 @@ class Server:
             AttributeDefinitions=[
                 {"AttributeName": "pk", "AttributeType": "S"},
                 {"AttributeName": "turn", "AttributeType": "N"},
+                {"AttributeName": "principal", "AttributeType": "S"},
+                {"AttributeName": "created", "AttributeType": "N"},
+            ],
+            GlobalSecondaryIndexes=[
+                {
+                    "IndexName": "begun",
+                    "KeySchema": [
+                        {"AttributeName": "principal", "KeyType": "HASH"},
+                        {"AttributeName": "created", "KeyType": "RANGE"},
+                    ],
+                    "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["expires"]},
+                }
             ],
             BillingMode="PAY_PER_REQUEST",
         )

@@ -33,12 +33,14 @@ RINGS = table("""
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
                           agents.prices agents.tools config errors lifecycle middleware problems routes \
-                          sessions sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite \
+                          session_routes sessions sessions.claims sessions.credentials sessions.dynamodb \
+                          sessions.sqlite \
                           telemetry turns
     config:               errors settings
-    settings:
-    routes:               deadline errors events lifecycle problems running sessions sessions.codec \
-                          turns wire
+    settings:             setting
+    setting:
+    session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
+    routes:               deadline errors events lifecycle problems running sessions turns wire
     middleware:           errors lifecycle problems telemetry
     connections:          errors problems
     sessions.dynamodb:    errors sessions sessions.codec
@@ -59,7 +61,8 @@ RINGS = table("""
     agents.states:
     agents.pumped:
     agents.echo:          agents events
-    wire:                 errors events problems
+    wire:                 errors events problems sessions strict_json
+    strict_json:          errors
     problems:             errors telemetry
     lifecycle:            errors
     turns:                agents deadline errors events running sessions sessions.claims work
@@ -81,11 +84,11 @@ OUTSIDE = table("""
     aiohttp:              agents.messages_api sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app main problems routes
+    fastapi:              app main problems routes session_routes
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               handler
-    pydantic:             agents.from_pydantic_ai agents.tools config problems routes settings wire
+    pydantic:             agents.from_pydantic_ai agents.tools config problems session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
     pydantic_settings:    settings

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+ANONYMOUS = "anonymous"  # the principal of every session, as long as the service authenticates nobody
+
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
@@ -31,6 +33,7 @@ class TurnItem:
     expires: epoch seconds after which the item is invisible and may be removed
     lease:   epoch seconds until which the attempt may be alive; None once done
     body:    the packed turn (`codec.py`); None while open
+    created: epoch seconds, to the millisecond, at which the session began; on its first turn only, once done
     """
 
     turn: int
@@ -39,6 +42,16 @@ class TurnItem:
     expires: int
     lease: float | None = None
     body: bytes | None = None
+    created: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStart:
+    """A session in its principal's list: when it began, and until when its first turn is kept, in epoch seconds."""
+
+    session_id: str
+    created: float
+    expires: int
 
 
 class SessionStore(Protocol):
@@ -79,6 +92,16 @@ class SessionStore(Protocol):
 
     async def delete(self, key: SessionKey) -> None:
         """Remove every item of the session, open ones too."""
+        ...
+
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        """Return up to `limit` of the principal's sessions, those that began last first; `before` ends the page before.
+
+        A session stands in the list once its first turn is done, for as long as that is kept. The list may lag behind
+        the writes by moments.
+        """
         ...
 
     async def ping(self) -> None:

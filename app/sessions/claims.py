@@ -5,12 +5,13 @@ step. Every step is safe to repeat, and a step whose acknowledgement was lost is
 """
 
 import asyncio
+import enum
 import logging
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.errors import (
     DamagedTurn,
@@ -18,6 +19,7 @@ from app.errors import (
     LeaseLost,
     SessionBusy,
     SessionConflict,
+    SessionNotFound,
     StoreRefused,
     StoreUnavailable,
     TurnInProgress,
@@ -29,8 +31,19 @@ from app.sessions.codec import pack, unpack
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5  # a claim loses only to another claim; five lost in a row is a busy session
+CANCEL_S = 3.0  # from a cancel to the end of the lease; a holder looks every `running.WATCH_S` and then has to store
+CANCEL_POLL_S = 0.2
 POLL_S = (0.05, 0.5)  # first and longest pause between two looks at a busy session, before jitter
 COMMIT_RETRY_S = 0.2  # on top of the store's own retries, for as long as the turn may still answer
+
+
+class Standing(enum.Enum):
+    """What has become of a claim whose agent still runs."""
+
+    HELD = "nobody else wants the turn"
+    CANCELLED = "somebody asked for its end"
+    GONE = "it was released by somebody else, or its session deleted"
+    TAKEN = "another run took it over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +127,14 @@ class Claims:
             ResponseTooLarge: the turn fits into no item.
             StoreUnavailable: the limit passed; whether the turn is stored is unknown.
         """
+        now = self.clock()
         item = TurnItem(
             turn=claim.item.turn,
             run=claim.item.run,
             req=claim.item.req,
-            expires=int(self.clock()) + self.keep_s,
+            expires=int(now) + self.keep_s,
             body=pack(turn),
+            created=round(now, 3) if claim.item.turn == 1 else None,
         )
         give_up = self._now() + limit_s
         while True:
@@ -131,6 +146,50 @@ class Claims:
                 if isinstance(exc, StoreRefused) or self._now() >= give_up:
                     raise
             await asyncio.sleep(COMMIT_RETRY_S)
+
+    async def standing(self, claim: Claim) -> Standing:
+        """Return what has become of a claim while its agent runs.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        held = await self._now_of(claim.key, claim.item)
+        if held is None:
+            return Standing.GONE
+        if held.run != claim.item.run:
+            return Standing.TAKEN
+        return Standing.CANCELLED if _is_shortened(held, claim.item) else Standing.HELD
+
+    async def cancel(self, key: SessionKey, give_up: float) -> Turn | None:
+        """Stop the turn that runs on the session, wherever, and return it once it is stored; None if nothing of it is.
+
+        Its lease is shortened, which its holder sees. One that does not react until `give_up`, on the event loop's
+        clock, loses the turn.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            StoreUnavailable: the store did not answer; the turn may have been cancelled all the same.
+        """
+        items = await self.store.newest(key, 1)
+        held = items[0] if items else None
+        if held is None or held.expires <= self.clock():
+            raise SessionNotFound
+        if held.lease is None:
+            return None  # done already: nothing runs
+        ends = min(held.lease - 1, self.clock() + CANCEL_S)  # less than before, so that it shows
+        await self.store.claim(key, replace(held, lease=ends), held.run)
+        while (seen := await self._now_of(key, held)) and seen.run == held.run:
+            if seen.body is not None:
+                return unpack(seen.turn, seen.body)
+            if self._now() >= give_up:
+                await self.store.release(key, held.turn, held.run)
+            await asyncio.sleep(CANCEL_POLL_S)
+        return None
+
+    async def _now_of(self, key: SessionKey, item: TurnItem) -> TurnItem | None:
+        """Return what stands in the place of an item now."""
+        items = await self.store.newest(key, 1, item.turn + 1)
+        return items[0] if items and items[0].turn == item.turn else None
 
     async def release(self, claim: Claim, limit_s: float = 0.0) -> None:
         """Give the turn back so that the next request need not wait for the lease; try for up to `limit_s` seconds."""
@@ -179,6 +238,11 @@ class Claims:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _is_shortened(held: TurnItem, claimed: TurnItem) -> bool:
+    """Return whether a lease ends earlier than it was claimed for; DynamoDB keeps it to the millisecond."""
+    return held.lease is not None and claimed.lease is not None and held.lease < claimed.lease - 0.01
 
 
 def _history(done: Sequence[TurnItem]) -> list[Turn]:

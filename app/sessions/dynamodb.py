@@ -1,4 +1,7 @@
-"""SessionStore in one DynamoDB table: `pk` (S, HASH), `turn` (N, RANGE), TTL on `expires`. Nothing else is needed.
+"""SessionStore in one DynamoDB table: `pk` (S, HASH), `turn` (N, RANGE), TTL on `expires`.
+
+The list of sessions comes from an index `begun`: `principal` (S, HASH), `created` (N, RANGE), projecting `expires`.
+Only first turns have these attributes, so it costs one write unit a session.
 
 aiodynamo finds keys, signs and names errors; its client, whose import is a twentieth of a cold start, is not needed to
 send what is written out here, so that the conditions that carry the design can be read. No attribute name is a reserved
@@ -10,10 +13,10 @@ import base64
 import json
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import aiohttp
 from aiodynamo.credentials import Credentials, TooManyRetries
@@ -34,8 +37,10 @@ from aiodynamo.sign import signed_dynamo_request
 from yarl import URL
 
 from app.errors import StoreRefused, StoreUnavailable
-from app.sessions import SessionKey, TurnItem
+from app.sessions import SessionKey, SessionStart, TurnItem
 from app.sessions.codec import is_text
+
+T = TypeVar("T")
 
 # DynamoDB answers in milliseconds. What takes longer is a dead connection or an outage, and the turn must still answer.
 TIMEOUT = aiohttp.ClientTimeout(total=2.0, connect=1.0)
@@ -101,7 +106,7 @@ class DynamoDBStore:
             ConsistentRead=True,
             Limit=limit,
         )
-        return _items(page)
+        return _read(page, _load)
 
     async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
         if dead_run is None:
@@ -127,6 +132,21 @@ class DynamoDBStore:
                 await asyncio.sleep(UNPROCESSED_PAUSE_S)
         raise StoreUnavailable("the session is still not empty; delete it again")
 
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        start = {"ExclusiveStartKey": _index_key(principal, before)} if before else {}
+        page = await self._send(
+            "Query",
+            IndexName="begun",
+            KeyConditionExpression="principal = :principal",
+            ExpressionAttributeValues={":principal": {"S": principal}},
+            ScanIndexForward=False,
+            Limit=limit,
+            **start,
+        )
+        return _read(page, _load_start)
+
     async def ping(self) -> None:
         # No session id is empty, so this partition is: half a read unit.
         page = await self._send(
@@ -135,7 +155,7 @@ class DynamoDBStore:
             ExpressionAttributeValues={":pk": {"S": "/"}},
             Limit=1,
         )
-        _items(page)
+        _read(page, _load)
 
     async def _write(self, action: str, condition: str, run: str | None = None, **payload: object) -> bool:
         """Send a conditional write and return whether its condition held."""
@@ -196,6 +216,8 @@ def _dump(key: SessionKey, item: TurnItem) -> Attributes:
     }
     if item.lease is not None:
         attributes["lease"] = {"N": f"{item.lease:.3f}"}
+    if item.created is not None:
+        attributes |= {"principal": {"S": key.principal}, "created": {"N": f"{item.created:.3f}"}}
     if item.body is not None:
         attributes["body"] = (
             {"S": item.body.decode()} if is_text(item.body) else {"B": base64.b64encode(item.body).decode()}
@@ -203,16 +225,30 @@ def _dump(key: SessionKey, item: TurnItem) -> Attributes:
     return attributes
 
 
-def _items(page: Mapping[str, Any]) -> list[TurnItem]:
+def _index_key(principal: str, start: SessionStart) -> Attributes:
+    """Return where the index holds a session: what a page ended with."""
+    created = {"principal": {"S": principal}, "created": {"N": f"{start.created:.3f}"}}
+    return _key(SessionKey(principal, start.session_id), 1) | created
+
+
+def _read(page: Mapping[str, Any], load: Callable[[Mapping[str, Mapping[str, str]]], T]) -> list[T]:
     try:
-        return [_load(item) for item in page["Items"]]
+        return [load(item) for item in page["Items"]]
     except (KeyError, TypeError, ValueError, AttributeError) as exc:  # some other server, or some other table
         raise StoreUnavailable("DynamoDB Query answered something that is no session") from exc
 
 
+def _load_start(attributes: Mapping[str, Mapping[str, str]]) -> SessionStart:
+    return SessionStart(
+        session_id=attributes["pk"]["S"].partition("/")[2],
+        created=float(attributes["created"]["N"]),
+        expires=int(attributes["expires"]["N"]),
+    )
+
+
 def _load(attributes: Mapping[str, Mapping[str, str]]) -> TurnItem:
     body = attributes.get("body", {})
-    lease = attributes.get("lease")
+    lease, created = attributes.get("lease"), attributes.get("created")
     return TurnItem(
         turn=int(attributes["turn"]["N"]),
         run=attributes["run"]["S"],
@@ -220,4 +256,5 @@ def _load(attributes: Mapping[str, Mapping[str, str]]) -> TurnItem:
         expires=int(attributes["expires"]["N"]),
         lease=float(lease["N"]) if lease else None,
         body=body["S"].encode() if "S" in body else base64.b64decode(body["B"]) if "B" in body else None,
+        created=float(created["N"]) if created else None,
     )

@@ -4,6 +4,7 @@ Survives restarts, kill -9 and power cuts, is shared by the processes of one mac
 """
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from app.errors import StoreRefused, StoreUnavailable
-from app.sessions import SessionKey, TurnItem
+from app.sessions import SessionKey, SessionStart, TurnItem
 
 T = TypeVar("T")
 
@@ -24,11 +25,12 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;  -- an acknowledged turn survives a power cut too
 CREATE TABLE IF NOT EXISTS turns (
     pk TEXT NOT NULL, turn INTEGER NOT NULL, run TEXT NOT NULL, req TEXT NOT NULL,
-    expires INTEGER NOT NULL, lease REAL, body BLOB,
+    expires INTEGER NOT NULL, lease REAL, body BLOB, created REAL,
     PRIMARY KEY (pk, turn)
 ) WITHOUT ROWID;
 """
-COLUMNS = "turn, run, req, expires, lease, body"
+INDEX = "CREATE INDEX IF NOT EXISTS begun ON turns (created, pk) WHERE created IS NOT NULL"
+COLUMNS = "turn, run, req, expires, lease, body, created"
 
 
 class SQLiteStore:
@@ -69,8 +71,8 @@ class SQLiteStore:
 
     async def commit(self, key: SessionKey, item: TurnItem) -> bool:
         return await self._write(
-            "UPDATE turns SET expires = ?, lease = NULL, body = ? WHERE pk = ? AND turn = ? AND run = ?",
-            (item.expires, item.body, str(key), item.turn, item.run),
+            "UPDATE turns SET expires = ?, lease = NULL, body = ?, created = ? WHERE pk = ? AND turn = ? AND run = ?",
+            (item.expires, item.body, item.created, str(key), item.turn, item.run),
         )
 
     async def release(self, key: SessionKey, turn: int, run: str) -> None:
@@ -81,6 +83,18 @@ class SQLiteStore:
 
     async def delete(self, key: SessionKey) -> None:
         await self._write("DELETE FROM turns WHERE pk = ?", (str(key),))
+
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        query = (
+            "SELECT substr(pk, ?), created, expires FROM turns WHERE created IS NOT NULL AND substr(pk, 1, ?) = ?"
+            " AND (created, pk) < (?, ?) ORDER BY created DESC, pk DESC LIMIT ?"
+        )
+        owner = f"{principal}/"
+        last = (before.created, owner + before.session_id) if before else (math.inf, "")
+        values = (len(owner) + 1, len(owner), owner, *last, limit)
+        return await self._run(lambda db: [SessionStart(*row) for row in db.execute(query, values)])
 
     async def ping(self) -> None:
         await self._run(lambda db: db.execute("SELECT 1 FROM turns LIMIT 1").fetchall())
@@ -124,12 +138,24 @@ def _prepare(connection: sqlite3.Connection) -> None:
     while True:
         try:
             connection.executescript(SCHEMA)
+            _add_created(connection)
             break
         except sqlite3.OperationalError as exc:
             if not _is_busy(exc) or time.monotonic() > give_up:
                 raise
         time.sleep(BUSY_PAUSE_S)
     connection.execute("DELETE FROM turns WHERE expires < ?", (int(time.time()),))
+
+
+def _add_created(connection: sqlite3.Connection) -> None:
+    """Give a file of an older version the column that lists sessions; those that it holds stay unlisted."""
+    if "created" not in {row[1] for row in connection.execute("PRAGMA table_info(turns)")}:
+        try:
+            connection.execute("ALTER TABLE turns ADD COLUMN created REAL")
+        except sqlite3.OperationalError as exc:
+            if _is_busy(exc) or "duplicate column" not in str(exc):  # another process was faster
+                raise
+    connection.execute(INDEX)
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

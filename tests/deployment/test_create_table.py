@@ -40,6 +40,8 @@ def test_it_makes_the_table_of_the_template_and_leaves_it_alone_then(server: Ser
     wanted = properties(load("template.yaml"), "SessionsTable")
     assert made["KeySchema"] == wanted["KeySchema"]
     assert made["AttributeDefinitions"] == wanted["AttributeDefinitions"]
+    [index], [wanted_index] = made["GlobalSecondaryIndexes"], wanted["GlobalSecondaryIndexes"]
+    assert {name: index[name] for name in wanted_index} == wanted_index
     assert made["BillingModeSummary"]["BillingMode"] == wanted["BillingMode"]
 
 

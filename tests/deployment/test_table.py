@@ -19,11 +19,16 @@ promises = Promises()
         "dynamodb:UpdateItem",
     ),
     ("FunctionRole.Properties.Policies.0.PolicyDocument.Statement.0.Resource", "*"),
+    ("FunctionRole.Properties.Policies.0.PolicyDocument.Statement.1.Resource", "*"),
+    ("FunctionRole.Properties.Policies.0.PolicyDocument.Statement.1.Action", "dynamodb:Scan"),
 )
 def the_role_allows_the_operations_in_use_on_this_table_and_no_other(template: Document) -> None:
     on_table = [s for s in statements(template) if "dynamodb" in str(s["Action"])]
     actions = [f"dynamodb:{operation}" for operation in OPERATIONS]
-    assert on_table == [{"Effect": "Allow", "Action": actions, "Resource": TABLE_ARN}]
+    assert on_table == [
+        {"Effect": "Allow", "Action": actions, "Resource": TABLE_ARN},
+        {"Effect": "Allow", "Action": "dynamodb:Query", "Resource": {"Fn::Sub": "${SessionsTable.Arn}/index/begun"}},
+    ]
 
 
 @promises.broken_by(
@@ -54,10 +59,32 @@ def the_role_allows_nothing_else_but_its_own_log(template: Document) -> None:
 def the_table_is_keyed_by_session_and_turn(template: Document) -> None:
     table = properties(template, "SessionsTable")
     keys = [(k["AttributeName"], k["KeyType"]) for k in table["KeySchema"]]
-    kinds = {a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]}
+    kinds = kinds_of(table)
     assert keys == [("pk", "HASH"), ("turn", "RANGE")]
-    assert kinds == {"pk": "S", "turn": "N"}
+    assert (kinds["pk"], kinds["turn"]) == ("S", "N")
     assert table["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def kinds_of(table: Document) -> dict[str, str]:
+    return {a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]}
+
+
+@promises.broken_by(
+    ("SessionsTable.Properties.GlobalSecondaryIndexes", []),
+    ("SessionsTable.Properties.GlobalSecondaryIndexes.0.IndexName", "other"),
+    ("SessionsTable.Properties.GlobalSecondaryIndexes.0.KeySchema.1.AttributeName", "turn"),
+    ("SessionsTable.Properties.GlobalSecondaryIndexes.0.Projection.NonKeyAttributes", ["body"]),
+    ("SessionsTable.Properties.AttributeDefinitions.3.AttributeType", "S"),
+)
+def one_small_index_lists_sessions_by_their_beginning(template: Document) -> None:
+    table = properties(template, "SessionsTable")
+    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["begun"]
+    index = table["GlobalSecondaryIndexes"][0]
+    keys = [(k["AttributeName"], k["KeyType"]) for k in index["KeySchema"]]
+    kinds = kinds_of(table)
+    assert keys == [("principal", "HASH"), ("created", "RANGE")]
+    assert (kinds["principal"], kinds["created"]) == ("S", "N")
+    assert index["Projection"] == {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["expires"]}
 
 
 @promises.broken_by(("SessionsTable.Properties.TimeToLiveSpecification.Enabled", False))

@@ -17,11 +17,11 @@ import aiohttp
 from aiohttp import web
 
 from app.errors import StoreUnavailable
-from app.sessions import SessionKey, SessionStore, TurnItem
+from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
 
 T = TypeVar("T")
 
-Operation: TypeAlias = Literal["newest", "claim", "commit", "release", "delete"]
+Operation: TypeAlias = Literal["newest", "claim", "commit", "release", "delete", "list"]
 STORE_ATTEMPTS = 3  # requests a store makes before it raises StoreUnavailable; `app.sessions.dynamodb.ATTEMPTS`
 
 
@@ -120,6 +120,11 @@ class FaultyStore:
     async def delete(self, key: SessionKey) -> None:
         await self._try("delete", lambda: self._store.delete(key))
 
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        return await self._try("list", lambda: self._store.list_sessions(principal, limit, before))
+
     async def ping(self) -> None:
         await self._store.ping()
 
@@ -189,7 +194,7 @@ def _problem(status: int, name: str) -> web.Response:
 def _operation(target: str, body: bytes) -> Operation:
     match target.rpartition(".")[2]:
         case "Query":
-            return "newest"
+            return "list" if "IndexName" in json.loads(body) else "newest"
         case "PutItem":
             return "commit" if "body" in json.loads(body)["Item"] else "claim"
         case "DeleteItem":

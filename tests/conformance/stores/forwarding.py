@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
-from app.sessions import SessionKey, SessionStore, TurnItem
+from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
 
 MEET_S = 30.0  # nobody waits as long; who does has lost the others
 
@@ -35,6 +35,11 @@ class Forwarding:
 
     async def delete(self, key: SessionKey) -> None:
         await self._store.delete(key)
+
+    async def list_sessions(
+        self, principal: str, limit: int, before: SessionStart | None = None
+    ) -> Sequence[SessionStart]:
+        return await self._store.list_sessions(principal, limit, before)
 
     async def ping(self) -> None:
         await self._store.ping()

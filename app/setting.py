@@ -1,0 +1,49 @@
+"""How one setting is declared, and how its text is read before it is checked."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def lower(value: object) -> object:
+    """Return a text in lower case, without blanks around it; anything else as it is."""
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def upper(value: object) -> object:
+    """Return a text in upper case, without blanks around it; anything else as it is."""
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def strip(value: object) -> object:
+    """Return a text without blanks around it, None for nothing but blanks; anything else as it is."""
+    return value.strip() or None if isinstance(value, str) else value
+
+
+def one_line(value: SecretStr | None) -> SecretStr | None:
+    """Return the secret.
+
+    Raises:
+        ValueError: it is not one line of visible ASCII.
+    """
+    if value is not None and not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
+        raise ValueError
+    return value
+
+
+def split(value: object) -> object:
+    """Return the parts of a text between commas; anything else as it is."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any) -> Any:  # noqa: ANN401 as Field
+    """Return a field read from the variable `name`. `must_be` completes the sentence "`name` must be …"."""
+    return Field(
+        default,
+        validation_alias=name,
+        description=purpose,
+        json_schema_extra={"must_be": must_be},
+        **rules,
+    )
