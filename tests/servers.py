@@ -96,8 +96,9 @@ class Server:
             Limit=1,
         )
         puts = [
-            {"PutRequest": {"Item": {**newest, "turn": {"N": str(number)}}}}
+            {"PutRequest": {"Item": {**later, "turn": {"N": str(number)}}}}
             for newest in page["Items"]
+            for later in [{name: newest[name] for name in newest.keys() - {"principal", "created"}}]
             for number in range(int(newest["turn"]["N"]) + 1, turns + 1)
         ]
         for first in range(0, len(puts), BATCH_WRITES):

@@ -10,6 +10,9 @@ from tests.conformance.stores.rig import WINDOW, WireRig, numbers, take_turn
 
 pytestmark = pytest.mark.anyio
 
+# What lists a session, in the commit of its first turn.
+LISTED = len('"principal":{"S":"principal"},"created":{"N":"1764036123.456"},')
+
 
 async def calls_of_turn(rig: WireRig, number: int) -> Sequence[Call]:
     """Let the session grow to the turn before, take that turn, and return the requests it made."""
@@ -32,11 +35,13 @@ def read(calls: Sequence[Call], number: int) -> int:
 
 
 async def test_a_turn_is_three_calls_and_its_writes_do_not_grow_with_its_session(wire_rig: WireRig) -> None:
-    turns = {number: await calls_of_turn(wire_rig, number) for number in (1, 100, 1000)}
+    turns = {number: await calls_of_turn(wire_rig, number) for number in (1, 2, 100, 1000)}
     assert numbers(await wire_rig.items()) == list(range(1, 1001))
-    for number, calls in turns.items():
+    for calls in turns.values():
         assert [call.operation for call in calls] == ["newest", "claim", "commit"]
-        assert written(calls, number) == written(turns[1], 1)
+    assert written(turns[2], 2) == written(turns[100], 100) == written(turns[1000], 1000)
+    claim, commit = written(turns[2], 2)
+    assert written(turns[1], 1) == [claim, commit + LISTED]
     assert read(turns[1000], 1000) == read(turns[100], 100)
 
 
