@@ -21,8 +21,8 @@ from tests.conformance.stores import (
     test_turns,
     test_wire,
 )
-from tests.conformance.stores.faults import Fault
 from tests.conformance.stores.rig import Parts
+from tests.faults import Fault
 
 
 @dataclass(frozen=True, slots=True)

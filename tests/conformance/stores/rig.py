@@ -19,7 +19,7 @@ from app.sessions.codec import unpack
 from app.sessions.dynamodb import DynamoDBStore
 from app.sessions.sqlite import SQLiteStore
 from app.turns import TurnRequest, TurnService
-from tests.conformance.stores.faults import Faults, FaultyStore, Proxy
+from tests.faults import Faults, FaultyStore, Proxy
 from tests.memory_store import MemoryStore
 from tests.servers import CREDENTIALS, REGION, Server
 

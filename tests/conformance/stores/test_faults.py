@@ -11,7 +11,6 @@ from app.events import Turn
 from app.sessions import SessionKey
 from app.sessions import claims as claims_module
 from app.sessions.claims import Claims
-from tests.conformance.stores.faults import STORE_ATTEMPTS, SUDDEN, Fault, Operation, seeded
 from tests.conformance.stores.rig import (
     KEY,
     LEASE_S,
@@ -26,6 +25,7 @@ from tests.conformance.stores.rig import (
     take_turn,
     together,
 )
+from tests.faults import STORE_ATTEMPTS, SUDDEN, Fault, Operation, seeded
 
 pytestmark = pytest.mark.anyio
 

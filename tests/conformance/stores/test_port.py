@@ -11,8 +11,8 @@ from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.codec import MAX_BODY_BYTES
 from app.sessions.dynamodb import DynamoDBStore
 from app.sessions.sqlite import SQLiteStore
-from tests.conformance.stores.faults import seeded
 from tests.conformance.stores.rig import KEY, Rig, numbers
+from tests.faults import seeded
 from tests.servers import CREDENTIALS, REGION
 
 pytestmark = pytest.mark.anyio

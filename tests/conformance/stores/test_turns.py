@@ -9,8 +9,8 @@ from app.errors import AgentFailed, IdempotencyKeyReused, ResponseTooLarge, Sess
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Turn, Usage
 from app.sessions import SessionKey
 from app.sessions.codec import COMPRESS_OVER_BYTES, is_text
-from tests.conformance.stores.faults import seeded
 from tests.conformance.stores.rig import KEY, Clock, Gate, Recorder, Rig, claimed, end, numbers, start, take_turn
+from tests.faults import seeded
 
 pytestmark = pytest.mark.anyio
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.conformance.stores.faults import Call
 from tests.conformance.stores.rig import WINDOW, WireRig, numbers, take_turn
+from tests.faults import Call
 
 pytestmark = pytest.mark.anyio
 
