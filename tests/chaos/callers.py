@@ -30,24 +30,34 @@ class Outcome:
         return json.loads(self.text)
 
     @property
+    def frames(self) -> list[tuple[str, str]]:
+        """The whole SSE events: name and data as they came."""
+        frames = [each.split("\n") for each in self.text.split("\n\n")[:-1] if each.startswith("event: ")]
+        return [(name.removeprefix("event: "), data.removeprefix("data: ")) for name, data in frames]
+
+    @property
     def events(self) -> list[tuple[str, Any]]:
         """The whole SSE events: name and data."""
-        frames = [each.split("\n") for each in self.text.split("\n\n")[:-1] if each.startswith("event: ")]
-        return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in frames]
+        return [(name, json.loads(data)) for name, data in self.frames]
 
     @property
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
     @property
+    def acknowledgement(self) -> str:
+        """The JSON of the acknowledged turn as it came; empty where nothing was acknowledged."""
+        if self.status != 200 or (self.cut and not self.is_stream):
+            return ""
+        if not self.is_stream:
+            return self.text
+        name, data = self.frames[-1] if self.frames else ("", "")
+        return data if name == "done" else ""
+
+    @property
     def done(self) -> dict[str, Any] | None:
         """The acknowledged turn; None where nothing was acknowledged."""
-        if self.status != 200 or (self.cut and not self.is_stream):
-            return None
-        if not self.is_stream:
-            return dict(self.json)
-        name, data = self.events[-1] if self.events else ("", {})
-        return dict(data) if name == "done" else None
+        return dict(json.loads(self.acknowledgement)) if self.acknowledgement else None
 
     @property
     def slug(self) -> str:
@@ -88,35 +98,63 @@ async def chat(
     return await ask(http, f"{url}/chat", "POST", body, Accept=accept, **headers)
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An acknowledged message, as its caller knows it.
+
+    sent, acknowledged: when, first and at last, on the event loop's clock
+    raw:                the acknowledgement as it came
+    """
+
+    session: str
+    message: str
+    sent: float
+    acknowledged: float
+    raw: str
+    replayed: bool
+
+    @property
+    def done(self) -> dict[str, Any]:
+        """The acknowledged turn."""
+        return dict(json.loads(self.raw))
+
+
 class Caller:
     """A caller that repeats each message, with the same key, until it is acknowledged, at any of the `urls`.
 
-    `met` counts what it met on the way: problems by slug, `cut`, `refused`, and `replayed`.
+    `met` counts what it met on the way: problems by slug, `cut`, `refused`, and `replayed`; `attempts` all it sent.
     """
 
     def __init__(self, http: aiohttp.ClientSession, urls: Callable[[], str]) -> None:
         self._http = http
         self._urls = urls
         self.met: Counter[str] = Counter()
+        self.said: list[Said] = []
+        self.attempts = 0
 
-    async def say(self, session: str, message: str, *, stream: bool = False, wait_s: int = 5) -> dict[str, Any]:
-        """Return the acknowledged turn."""
+    async def say(
+        self, session: str, message: str, *, stream: bool = False, wait_s: int = 5, at_once: bool = False
+    ) -> dict[str, Any]:
+        """Return the acknowledged turn. `at_once`: the first attempt does not wait, and so is told of others."""
+        sent = asyncio.get_running_loop().time()
         async with asyncio.timeout(2 * ANSWER_S):
             while True:
-                outcome = await chat(
-                    self._http,
-                    self._urls(),
-                    session,
-                    message,
-                    stream=stream,
-                    Idempotency_Key=message,
-                    Prefer=f"wait={wait_s}",
-                )
-                if done := outcome.done:
-                    self.met["replayed"] += "idempotency-replayed" in outcome.headers
-                    return done
+                self.attempts += 1
+                prefer = {} if at_once else {"Prefer": f"wait={wait_s}"}
+                outcome = await self._send(session, message, stream=stream, Idempotency_Key=message, **prefer)
+                at_once = False
+                if outcome.acknowledgement:
+                    replayed = "idempotency-replayed" in outcome.headers
+                    self.met["replayed"] += replayed
+                    now = asyncio.get_running_loop().time()
+                    self.said.append(Said(session, message, sent, now, outcome.acknowledgement, replayed))
+                    return self.said[-1].done
                 self.met[outcome.slug or ("cut" if outcome.status else "refused")] += 1
                 await asyncio.sleep(PAUSE_S)
+
+    async def _send(self, session: str, message: str, *, stream: bool, **headers: str) -> Outcome:
+        """Make one attempt; what derives from it may give up sooner."""
+        return await chat(self._http, self._urls(), session, message, stream=stream, **headers)
 
 
 async def transcript(http: aiohttp.ClientSession, url: str, session: str) -> list[dict[str, Any]]:
