@@ -30,11 +30,15 @@ class Fault(Enum):
 
     THROTTLED = "refused for now, nothing applied"
     BROKEN = "failed inside the store, nothing applied"
+    RESET = "the connection died before anything was applied"
+    STALLED = "nothing applied, and the answer never comes"
     REPLY_LOST = "applied, and the connection died before the answer"
     HUNG = "applied, and the answer never comes"
 
 
-SUDDEN = (Fault.THROTTLED, Fault.BROKEN, Fault.REPLY_LOST)  # the other one costs the caller's whole timeout
+SILENT = (Fault.STALLED, Fault.HUNG)  # these cost the caller's whole timeout
+SUDDEN = tuple(fault for fault in Fault if fault not in SILENT)
+APPLIED = (Fault.REPLY_LOST, Fault.HUNG)
 
 
 def seeded(seed: int) -> Random:
@@ -63,6 +67,10 @@ class Faults:
     def plan(self, operation: Operation, *faults: Fault | None) -> None:
         """Let the next requests of this operation meet these faults, one each, and with None nothing."""
         self._planned[operation].extend(faults)
+
+    def end(self) -> None:
+        """Let no further request meet what is still planned."""
+        self._planned.clear()
 
     def at_random(self, random: Random, rate: float) -> None:
         """From here on, let each request meet some fault with a probability of `rate`; 0 ends all faults."""
@@ -136,7 +144,7 @@ class FaultyStore:
                 answer = await request()
                 await asyncio.sleep(0)  # and before its answer does
                 return answer
-            if fault in (Fault.REPLY_LOST, Fault.HUNG):
+            if fault in APPLIED:
                 await request()
         raise StoreUnavailable("a fault was injected")
 
@@ -172,11 +180,13 @@ class Proxy:
                 return _problem(400, "ProvisionedThroughputExceededException")
             case Fault.BROKEN:
                 return _problem(500, "InternalServerError")
-        status, answer = await self._forward(request, body)
-        call.answer_bytes = len(answer)
-        if call.fault is Fault.HUNG:
+        status, answer = 503, b""
+        if call.fault is None or call.fault in APPLIED:
+            status, answer = await self._forward(request, body)
+            call.answer_bytes = len(answer)
+        if call.fault in SILENT:
             await self._closing.wait()
-        if call.fault is Fault.REPLY_LOST and request.transport is not None:
+        if call.fault in (Fault.RESET, Fault.REPLY_LOST) and request.transport is not None:
             request.transport.abort()
         return web.Response(status=status, body=answer)
 
