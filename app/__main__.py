@@ -13,6 +13,8 @@ def _leave(*_: object) -> NoReturn:
 # uvicorn raises the signal again after the drain, which then means: exit 0.
 for _each in (signal.SIGTERM, signal.SIGINT):
     signal.signal(_each, _leave)
+if sys.platform != "win32":  # the image's entry point lets them wait until here
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 
 import argparse  # noqa: E402
 import asyncio  # noqa: E402, TC003 a name in an annotation that is a text

@@ -6,6 +6,9 @@
 # exec, because Python must be process 1: it is the one that handles SIGTERM.
 set -eu
 
+# Process 1 gets no signal that it does not handle. What comes before Python handles it has to wait, not to be lost.
+trap 'exit 0' TERM INT
+
 # An empty variable counts as unset, and unset means a laptop's default to the service.
 export HOST="${HOST:-0.0.0.0}" PORT="${PORT:-8000}" SESSIONS_FILE="${SESSIONS_FILE:-/tmp/sessions.db}"
 
@@ -20,5 +23,8 @@ case "${1:-}" in
 esac
 if [ -n "${AWS_LAMBDA_RUNTIME_API:-}" ]; then
     lambda
+fi
+if env --block-signal=TERM,INT true 2>/dev/null; then  # coreutils 8.31; a base image may have others
+    exec env --block-signal=TERM,INT python -m app "$@"
 fi
 exec python -m app "$@"

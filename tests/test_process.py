@@ -135,6 +135,13 @@ def test_an_idle_process_ends_at_once(tmp_path: Path, number: signal.Signals) ->
         assert time.monotonic() - started < 3.0
 
 
+def test_a_signal_that_was_held_back_is_obeyed(tmp_path: Path) -> None:
+    """As the image's entry point starts it: process 1 would lose what comes before it handles signals."""
+    with server(["env", "--block-signal=TERM", *CONTAINER], tmp_path) as running:
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(EXIT_S) == 0
+
+
 def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
     with server(CONTAINER, tmp_path, AGENT="tests.agents:threaded") as running:
         assert running.http.post("/chat", json={"message": "hello"}).status_code == 200
