@@ -9,10 +9,10 @@ import os
 import sys
 import time
 
-from tests.chaos import writers
+from tests.chaos import drain, writers
 from tests.chaos.trial import Bar, Trial
 
-BARS = (writers.BAR,)
+BARS = (writers.BAR, drain.BAR)
 SHOWN = 5  # violations of a bar; more of them say no more
 
 

@@ -10,6 +10,7 @@ from app.agents import OpenTurn
 from app.events import AgentEvent
 
 RUNS = "runs.jsonl"  # in the working directory, which the replicas of a trial share
+WORDS = 10
 
 
 def _note(turn: OpenTurn, what: str) -> None:
@@ -27,6 +28,16 @@ async def witness(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
     for number, word in enumerate(words):
         await asyncio.sleep(seconds / len(words))
         yield (" " if number else "") + word
+    _note(turn, "ended")
+
+
+async def steady(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say some words, the first at once, spread over the seconds that the message asks for: `text|seconds`."""
+    _note(turn, "began")
+    seconds = float(turn.message.partition("|")[2] or 0)
+    for _ in range(WORDS):
+        yield "word "
+        await asyncio.sleep(seconds / WORDS)
     _note(turn, "ended")
 
 

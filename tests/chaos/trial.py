@@ -37,6 +37,12 @@ class Trial:
         """Count something that shows that the run was what it says."""
         self.seen[what] += times
 
+    def add(self, part: "Trial") -> None:
+        """Take over everything that a part of this trial found."""
+        self.checked += part.checked
+        self.violations += part.violations
+        self.seen.update(part.seen)
+
     def demand(self, what: str, at_least: int) -> None:
         """Fail a run that was empty: it must have seen this so often. What is broken may fail earlier."""
         if not self.broken:
