@@ -24,6 +24,9 @@ ALWAYS = "(attribute_exists(pk) OR attribute_not_exists(pk))"
 EDITS = {
     "claim unconditional": Edit("app.sessions.dynamodb", '"attribute_not_exists(pk)"', f'"{ALWAYS}"'),
     "no drain": Edit("app.main", "with _drain_on_signal(lifecycle):", "with nullcontext():"),
+    "no release": Edit(
+        "app.turns", "            await self._release(request, claim)\n            raise", "            raise"
+    ),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
