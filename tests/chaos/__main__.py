@@ -9,10 +9,10 @@ import os
 import sys
 import time
 
-from tests.chaos import drain, grace, writers
+from tests.chaos import drain, grace, rolling, writers
 from tests.chaos.trial import Bar, Trial
 
-BARS = (writers.BAR, drain.BAR, grace.BAR)
+BARS = (writers.BAR, drain.BAR, grace.BAR, rolling.BAR)
 SHOWN = 5  # violations of a bar; more of them say no more
 
 
