@@ -51,11 +51,6 @@ print(*(each.name.lower().replace("_", "-") for each in importlib.metadata.distr
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _image() -> None:
-    docker("build", "--tag", IMAGE, ".", limit_s=110)
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Container]:
     """A container with no setting at all."""
