@@ -196,8 +196,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the API's description says of these statuses: that they are problems."""
     return {
         status: {
-            "model": Problem,
-            "content": {MEDIA_TYPE: {}},
+            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
             "description": "Problem (RFC 9457)",
         }
         for status in statuses

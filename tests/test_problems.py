@@ -64,6 +64,15 @@ def test_the_description_of_the_api_names_every_status_of_a_turn(settings: Setti
     assert set(described["200"]["content"]) == {"application/json", "text/event-stream"}
 
 
+def test_the_description_of_the_api_says_what_a_problem_holds(settings: Settings) -> None:
+    for path in create_app(settings).openapi()["paths"].values():
+        for operation in path.values():
+            described = {each: body for each, body in operation["responses"].items() if int(each) >= 400}
+            for response in described.values():
+                assert set(response["content"]) == {problems.MEDIA_TYPE}
+                assert "retryable" in response["content"][problems.MEDIA_TYPE]["schema"]["properties"]
+
+
 def test_production_does_not_describe_its_api(settings: Settings) -> None:
     paths = {
         environment: {
