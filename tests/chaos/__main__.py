@@ -9,10 +9,22 @@ import os
 import sys
 import time
 
-from tests.chaos import drain, grace, rolling, writers
+from tests.chaos import (
+    contract,
+    drain,
+    grace,
+    rolling,
+    writers,
+)
 from tests.chaos.trial import Bar, Trial
 
-BARS = (writers.BAR, drain.BAR, grace.BAR, rolling.BAR)
+BARS = (
+    writers.BAR,
+    drain.BAR,
+    grace.BAR,
+    rolling.BAR,
+    contract.BAR,
+)
 SHOWN = 5  # violations of a bar; more of them say no more
 
 

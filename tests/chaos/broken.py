@@ -27,6 +27,7 @@ EDITS = {
     "no release": Edit(
         "app.turns", "            await self._release(request, claim)\n            raise", "            raise"
     ),
+    "undocumented status": Edit("app.problems", "SessionNotFound: NOT_FOUND,", "SessionNotFound: METHOD_NOT_ALLOWED,"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
