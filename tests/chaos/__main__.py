@@ -13,6 +13,7 @@ from tests.chaos import (
     contract,
     drain,
     grace,
+    machine,
     rolling,
     writers,
 )
@@ -23,6 +24,7 @@ BARS = (
     drain.BAR,
     grace.BAR,
     rolling.BAR,
+    machine.BAR,
     contract.BAR,
 )
 SHOWN = 5  # violations of a bar; more of them say no more
