@@ -14,6 +14,7 @@ from tests.chaos import (
     drain,
     grace,
     machine,
+    overload,
     rolling,
     writers,
 )
@@ -24,6 +25,7 @@ BARS = (
     drain.BAR,
     grace.BAR,
     rolling.BAR,
+    overload.BAR,
     machine.BAR,
     contract.BAR,
 )

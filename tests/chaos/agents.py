@@ -11,6 +11,7 @@ from app.events import AgentEvent
 
 RUNS = "runs.jsonl"  # in the working directory, which the replicas of a trial share
 WORDS = 10
+GATE = "gate"  # there, too
 
 
 def _note(turn: OpenTurn, what: str) -> None:
@@ -39,6 +40,14 @@ async def steady(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
         yield "word "
         await asyncio.sleep(seconds / WORDS)
     _note(turn, "ended")
+
+
+async def gated(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Answer once the gate is there."""
+    _note(turn, "began")
+    while not Path(GATE).exists():
+        await asyncio.sleep(0.1)
+    yield "done"
 
 
 def runs(folder: Path) -> list[dict[str, str]]:

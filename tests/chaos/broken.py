@@ -28,6 +28,7 @@ EDITS = {
         "app.turns", "            await self._release(request, claim)\n            raise", "            raise"
     ),
     "undocumented status": Edit("app.problems", "SessionNotFound: NOT_FOUND,", "SessionNotFound: METHOD_NOT_ALLOWED,"),
+    "no limit of turns": Edit("app.lifecycle", "if len(self._turns) >= self._max_turns:", "if False:"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
