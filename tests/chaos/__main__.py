@@ -10,6 +10,7 @@ import sys
 import time
 
 from tests.chaos import (
+    cancel,
     contract,
     drain,
     grace,
@@ -22,6 +23,7 @@ from tests.chaos.trial import Bar, Trial
 
 BARS = (
     writers.BAR,
+    cancel.BAR,
     drain.BAR,
     grace.BAR,
     rolling.BAR,

@@ -50,6 +50,19 @@ async def gated(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
     yield "done"
 
 
+async def endless(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Say a word ten times a second until ended, or as `text|seconds`; to what begins with `silent`, no word."""
+    _note(turn, "began")
+    ends_at = time.monotonic() + float(turn.message.partition("|")[2] or "inf")
+    try:
+        while time.monotonic() < ends_at:
+            if not turn.message.startswith("silent"):
+                yield "word "
+            await asyncio.sleep(0.1)
+    finally:
+        _note(turn, "ended")
+
+
 def runs(folder: Path) -> list[dict[str, str]]:
     """Return what the agents of a trial noted, in order."""
     path = folder / RUNS
