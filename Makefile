@@ -58,10 +58,10 @@ bench-check: $(DEV)/ready-$(VERSION) # A quick pass: every count exactly, every 
 	@$(WITH) dynoxide -- $(DEV)/bin/python -m benchmarks --quick --check
 
 chaos: $(DEV)/ready-$(VERSION) ## Hold the guarantees while everything fails, for ten minutes (docs/guarantees.md)
-	@$(WITH) dynoxide -- $(DEV)/bin/python -m tests.chaos --full
+	@$(WITH) dynoxide haproxy -- $(DEV)/bin/python -m tests.chaos --full
 
 chaos-check: $(DEV)/ready-$(VERSION) # The same for three minutes
-	@$(WITH) dynoxide -- $(DEV)/bin/python -m tests.chaos
+	@$(WITH) dynoxide haproxy -- $(DEV)/bin/python -m tests.chaos
 
 ci: ## All of it; a tool that is absent is an error
 	@for stage in $(STAGES); do REQUIRE_ALL=1 .ci/stage $$stage || exit 1; done

@@ -57,9 +57,10 @@ class Call:
 
 
 class Faults:
-    """Which fault the next requests meet, and a log of all requests."""
+    """Which fault the next requests meet, and a log of all requests. `delay_s` holds each up on the wire."""
 
     def __init__(self) -> None:
+        self.delay_s = 0.0
         self.calls: list[Call] = []
         self._planned: dict[Operation, deque[Fault | None]] = defaultdict(deque)
         self._random: tuple[Random, float] | None = None
@@ -175,6 +176,7 @@ class Proxy:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         call = self._faults.meet(_operation(request.headers["X-Amz-Target"], body), body)
+        await asyncio.sleep(self._faults.delay_s)
         match call.fault:
             case Fault.THROTTLED:
                 return _problem(400, "ProvisionedThroughputExceededException")

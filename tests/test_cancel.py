@@ -11,8 +11,11 @@ from app.config import Settings
 from app.events import AgentEvent, ToolCall
 from app.running import WATCH_S
 from app.sessions.claims import CANCEL_S
+from tests.fake_model import until
 from tests.in_process import App, Outage, warm
 from tests.memory_store import MemoryStore
+from tests.model_script import Fault, broken
+from tests.with_model import goes_on, talking
 
 pytestmark = pytest.mark.anyio
 
@@ -166,3 +169,19 @@ async def test_a_store_that_does_not_answer_the_look_ends_no_turn(settings: Sett
         store.down.clear()
         await cancel(app)
         assert (await turn).json["stop_reason"] == "cancelled"
+
+
+async def test_the_models_call_is_stopped_and_the_session_goes_on() -> None:
+    store = MemoryStore()
+    async with (
+        talking(broken("content_block_delta", Fault.STALL), store=store) as talk,
+        warm(Settings(_env_file=None), store=store) as other,
+    ):
+        turn = asyncio.create_task(talk.ask())
+        async with asyncio.timeout(LIMIT_S):
+            await until(lambda: bool(talk.model.requests) and bool(talk.model.requests[0].sent))
+        assert (await cancel(other))["stop_reason"] == "cancelled"
+        assert (await turn).json["answer"] == "half"
+        async with asyncio.timeout(LIMIT_S):
+            await until(lambda: talk.model.requests[0].hung_up)
+        await goes_on(talk)

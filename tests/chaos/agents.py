@@ -63,6 +63,15 @@ async def endless(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
         _note(turn, "ended")
 
 
+def block() -> str:
+    """Wait without giving way, as a client does that is not async."""
+    time.sleep(2)
+    return "done"
+
+
+tools = [block]
+
+
 def runs(folder: Path) -> list[dict[str, str]]:
     """Return what the agents of a trial noted, in order."""
     path = folder / RUNS

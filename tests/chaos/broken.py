@@ -29,6 +29,7 @@ EDITS = {
     ),
     "undocumented status": Edit("app.problems", "SessionNotFound: NOT_FOUND,", "SessionNotFound: METHOD_NOT_ALLOWED,"),
     "no limit of turns": Edit("app.lifecycle", "if len(self._turns) >= self._max_turns:", "if False:"),
+    "no thread for tools": Edit("app.agents.tools", "result = await self._threads.run(work)", "result = work()"),
     "no look": Edit("app.turns", "running.watch(lambda: self._look(claim, running))", "pass"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
