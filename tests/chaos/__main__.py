@@ -13,7 +13,9 @@ from tests.chaos import (
     cancel,
     contract,
     drain,
+    faults,
     grace,
+    kill,
     machine,
     outage,
     overload,
@@ -23,6 +25,8 @@ from tests.chaos import (
 from tests.chaos.trial import Bar, Trial
 
 BARS = (
+    kill.BAR,
+    faults.BAR,
     writers.BAR,
     cancel.BAR,
     drain.BAR,

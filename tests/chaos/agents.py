@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 from app.agents import OpenTurn
@@ -70,6 +71,16 @@ def block() -> str:
 
 
 tools = [block]
+
+
+async def frail(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Do as the witness, but fail at the first try of a message that begins with `fails`."""
+    if turn.message.startswith("fails") and not any(each["message"] == turn.message for each in runs(Path())):
+        _note(turn, "began")
+        raise RuntimeError
+    async with aclosing(witness(turn)) as words:  # type: ignore[type-var]  # an async generator
+        async for word in words:
+            yield word
 
 
 def runs(folder: Path) -> list[dict[str, str]]:

@@ -31,6 +31,7 @@ EDITS = {
     "no limit of turns": Edit("app.lifecycle", "if len(self._turns) >= self._max_turns:", "if False:"),
     "no thread for tools": Edit("app.agents.tools", "result = await self._threads.run(work)", "result = work()"),
     "no look": Edit("app.turns", "running.watch(lambda: self._look(claim, running))", "pass"),
+    "own lost claim not recognised": Edit("app.sessions.claims", "head.body is None and head.run == run", "False"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
