@@ -21,12 +21,14 @@ from tests.chaos import (
     overload,
     rolling,
     writers,
+    zombie,
 )
 from tests.chaos.trial import Bar, Trial
 
 BARS = (
     kill.BAR,
     faults.BAR,
+    zombie.BAR,
     writers.BAR,
     cancel.BAR,
     drain.BAR,

@@ -23,10 +23,15 @@ def _note(turn: OpenTurn, what: str) -> None:
 
 
 async def witness(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
-    """Say which messages came before, word by word, in the seconds that the message asks for: `text|seconds`."""
+    """Say which messages came before, word by word, in the seconds that the message asks for: `text|seconds`.
+
+    The first character comes at once, so that a run that began has something to store at its deadline.
+    """
     _note(turn, "began")
     seconds = float(turn.message.partition("|")[2] or 0)
-    words = json.dumps([done.message for done in turn.history]).split(" ")
+    whole = json.dumps([done.message for done in turn.history])
+    yield whole[0]
+    words = whole[1:].split(" ")
     for number, word in enumerate(words):
         await asyncio.sleep(seconds / len(words))
         yield (" " if number else "") + word

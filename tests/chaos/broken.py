@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.broken NAME`: the container server with one thing taken out of it, for the negative controls.
+"""`python -m tests.chaos.broken NAME,...`: the container server with something taken out of it, for negative controls.
 
 A module's source is edited before anything imports it; an edit whose text the module no longer holds is an error, so a
 control cannot stay green by missing its target.
@@ -20,6 +20,7 @@ class Edit:
 
 
 ALWAYS = "(attribute_exists(pk) OR attribute_not_exists(pk))"
+CLOCK = "clock: Callable[[], float] = time.time,"
 
 EDITS = {
     "claim unconditional": Edit("app.sessions.dynamodb", '"attribute_not_exists(pk)"', f'"{ALWAYS}"'),
@@ -31,6 +32,11 @@ EDITS = {
     "no limit of turns": Edit("app.lifecycle", "if len(self._turns) >= self._max_turns:", "if False:"),
     "no thread for tools": Edit("app.agents.tools", "result = await self._threads.run(work)", "result = work()"),
     "no look": Edit("app.turns", "running.watch(lambda: self._look(claim, running))", "pass"),
+    "commit unconditional": Edit(
+        "app.sessions.dynamodb", '"run = :run", item.run', f'"{ALWAYS} OR run = :run", item.run'
+    ),
+    "clock ahead": Edit("app.main", CLOCK, CLOCK.replace("time.time", "lambda: time.time() + 5")),
+    "clock behind": Edit("app.main", CLOCK, CLOCK.replace("time.time", "lambda: time.time() - 5")),
     "own lost claim not recognised": Edit("app.sessions.claims", "head.body is None and head.run == run", "False"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
@@ -52,7 +58,8 @@ def apply(edit: Edit) -> None:
 
 
 if __name__ == "__main__":
-    apply(EDITS[sys.argv.pop(1)])
+    for name in sys.argv.pop(1).split(","):
+        apply(EDITS[name])
     from app.__main__ import main
 
     main()

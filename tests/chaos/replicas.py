@@ -17,9 +17,9 @@ START_S = 60.0  # on a busy machine
 OURS = (sys.executable, "-m", "app")
 
 
-def broken(name: str) -> tuple[str, ...]:
-    """Return the command of the container server with one thing taken out of it: a name of `broken.EDITS`."""
-    return (sys.executable, "-m", "tests.chaos.broken", name)
+def broken(*names: str) -> tuple[str, ...]:
+    """Return the command of the container server with something taken out of it: names of `broken.EDITS`."""
+    return (sys.executable, "-m", "tests.chaos.broken", ",".join(names))
 
 
 class Replica:
