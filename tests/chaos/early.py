@@ -76,20 +76,10 @@ async def _ended(trial: Trial, replica: Replica, way: str, stop: Stop, turn: asy
         await replica.start()
         statuses = await stop(trial, replica, moment_s)
         signalled = time.monotonic()
-        status = await ended(replica, SOON_S)
+        status = await replica.ended(SOON_S)
         trial.check(status in statuses, f"{way}, after {moment_s:.3f} s: ended with {status} in {SOON_S} s")
         trial.saw("ends within a second", status is not None and time.monotonic() - signalled < 1)
     trial.saw(f"stops {way}")
-
-
-async def ended(replica: Replica, limit_s: float) -> int | None:
-    """Return the exit status; None where the process had to be killed after `limit_s`."""
-    try:
-        return await replica.exit_status(limit_s)
-    except TimeoutError:
-        replica.kill()
-        await replica.process.wait()
-        return None
 
 
 async def _while_warming(_: Trial, replica: Replica, moment_s: float) -> set[int]:

@@ -9,7 +9,7 @@ import aiohttp
 
 from tests.chaos.agents import runs
 from tests.chaos.callers import Outcome, chat
-from tests.chaos.early import ended, stopped_early, store_away
+from tests.chaos.early import stopped_early, store_away
 from tests.chaos.replicas import OURS, START_S, Replica, broken
 from tests.chaos.stored import judge
 from tests.chaos.trial import Bar, Trial
@@ -44,7 +44,7 @@ async def _outlived(trial: Trial, replica: Replica, name: str, grace_s: float, t
         asked = asyncio.gather(*long, *brief)
         trial.saw("turns longer than the grace", await _begun(replica, count))
         replica.signal(signal.SIGTERM)
-        status = await ended(replica, grace_s + ALLOWED_S)
+        status = await replica.ended(grace_s + ALLOWED_S)
         trial.check(status == 0, f"{ALLOWED_S} s after its grace of {grace_s} s the process had ended with {status}")
         outcomes = await asked
     for number, outcome in enumerate(outcomes):

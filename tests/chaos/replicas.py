@@ -77,6 +77,15 @@ class Replica:
         async with asyncio.timeout(limit_s):
             return await self.process.wait()
 
+    async def ended(self, limit_s: float) -> int | None:
+        """Return the exit status; None where the process had to be killed after `limit_s`."""
+        try:
+            return await self.exit_status(limit_s)
+        except TimeoutError:
+            self.kill()
+            await self.process.wait()
+            return None
+
     async def is_ready(self) -> bool:
         """Return whether a new connection finds the process ready."""
         try:

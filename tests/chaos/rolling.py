@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 import aiohttp
 
 from tests.chaos.callers import ask, chat, transcript
-from tests.chaos.early import ended
 from tests.chaos.replicas import START_S, Replica
 from tests.chaos.trial import Bar, Trial
 from tests.entry_points import ROOT
@@ -118,7 +117,7 @@ async def _restart_all(load: Load, replicas: list[Replica]) -> None:
         load.trial.saw("turns in flight at a signal", await _running(replica))
         replica.signal(signal.SIGKILL if load.trial.broken else signal.SIGTERM)
         load.leaving = name
-        status = await ended(replica, GRACE_S)
+        status = await replica.ended(GRACE_S)
         load.leaving = ""
         load.trial.check(status == 0 or load.trial.broken, f"a replica ended with {status}")
         await replica.start()
