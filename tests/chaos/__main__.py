@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from tests.chaos import (
     cancel,
@@ -62,22 +63,28 @@ def _hold(bar: Bar, *, full: bool, seed: int) -> bool:
     if missing:
         print(f"{bar.name}: not run, {', '.join(missing)} is not set (see .ci/with)")
         return os.environ.get("REQUIRE_ALL") != "1"
-    whole = _tried(bar, Trial(full, seed))
-    control = _tried(bar, Trial(full=False, seed=seed, broken=True))
+    whole, control = Trial(full, seed), Trial(full=False, seed=seed, broken=True)
+    for together in [[whole], [control]] if bar.alone else [[whole, control]]:
+        asyncio.run(_try(bar, together))
     for violation in whole.violations[:SHOWN]:
         print(f"  {violation}", file=sys.stderr)
     return not whole.violations and bool(control.violations)
 
 
-def _tried(bar: Bar, trial: Trial) -> Trial:
+async def _try(bar: Bar, trials: Sequence[Trial]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for trial in trials:
+            group.create_task(_try_one(bar, trial))
+
+
+async def _try_one(bar: Bar, trial: Trial) -> None:
     started = time.monotonic()
-    asyncio.run(bar.run(trial))
+    await bar.run(trial)
     found = f"{trial.checked} checked, {len(trial.violations)} violations"
     facts = ", ".join(f"{count} {what}" for what, count in trial.seen.items())
     title = f"{bar.name} without {bar.control}" if trial.broken else bar.name
     verdict = " [must be red]" if trial.broken else ""
     print(f"{title}: {found}{verdict} ({facts}; {time.monotonic() - started:.0f} s)", flush=True)
-    return trial
 
 
 if __name__ == "__main__":

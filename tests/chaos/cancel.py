@@ -36,7 +36,8 @@ async def run(trial: Trial) -> None:
                     *[_cancelled(trial, http, one, other, f"{kind}-{name}") for name in names for kind in KINDS],
                     *[_ending(trial, http, one, other, f"ending-{name}") for name in names],
                 )
-            await _killed(trial, http, one, other)
+            if not trial.broken:
+                await _killed(trial, http, one, other)
 
 
 async def _cancelled(trial: Trial, http: aiohttp.ClientSession, one: Replica, other: Replica, session: str) -> None:

@@ -41,8 +41,8 @@ CONFORMS: list[Any] = [
     checks.content_type_conformance,
     checks.response_schema_conformance,
 ]
-# An id of this request, or of a session that it made.
-FRESH = re.compile(r'"instance":"[^"]*"|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+# An id of this request, one of a session that it made, or when that was.
+FRESH = re.compile(r'"instance":"[^"]*"|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|"created":"[^"]*"|"before":"[^"]*"')
 MET = (200, 204, 400, 404, 406, 415, 422)  # each in every run
 
 

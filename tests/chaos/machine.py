@@ -13,7 +13,7 @@ from tests.conformance.stores.machine import explore
 from tests.conformance.stores.rig import Rig, in_memory, on_dynamodb, on_sqlite
 from tests.mutants import MUTANTS
 
-RUNS = {True: 130, False: 10}  # of each store, of some thirty steps each
+RUNS = {True: 150, False: 14}  # of each store, of some thirty steps each
 RUNS_TO_FIND = 60
 STEPS = {True: 10_000, False: 600}
 BROKEN = ("takeover ignores the body", "commit on mere existence", "abort ignores the run", "lease ignored")

@@ -180,4 +180,5 @@ BAR = Bar(
     promise="Whatever the service depends on fails or is slow, it stays alive, ready as configured, and says why.",
     control="the thread of a blocking tool",
     run=run,
+    alone=True,
 )

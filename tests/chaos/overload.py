@@ -101,4 +101,5 @@ BAR = Bar(
     promise="Of ten times the turns that may run, as many do; the rest is told so as fast as a probe is answered.",
     control="the limit of turns",
     run=run,
+    alone=True,
 )

@@ -56,6 +56,7 @@ class Bar:
     run:      does it; must leave no process behind
     control:  what a broken trial takes away, and so what the bar proves to guard
     needs:    programs that .ci/with names, by the variable that it sets
+    alone:    it compares times, so that nothing else may run meanwhile, not even its own control
     """
 
     name: str
@@ -63,3 +64,4 @@ class Bar:
     control: str
     run: Callable[[Trial], Coroutine[Any, Any, None]]
     needs: tuple[str, ...] = ()
+    alone: bool = False

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from app.errors import IdempotencyKeyReused, LeaseLost, ServiceError, SessionBusy, TurnInProgress
 from app.events import Turn
-from app.sessions import SessionKey, SessionStore, TurnItem
+from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
 from app.sessions.claims import Claim, Claims
 from app.sessions.codec import pack, unpack
 from tests.conformance.stores.rig import KEEP_S, LEASE_S, Clock, Rig, answered, outcome
@@ -70,6 +70,14 @@ class Model:
 
     def delete(self, key: SessionKey) -> None:
         self._sessions[key].clear()
+
+    def list_sessions(self, keys: Sequence[SessionKey]) -> list[SessionStart]:
+        firsts = [(key, self._sessions[key].get(1)) for key in keys]
+        return [
+            SessionStart(key.session_id, first.created, first.expires)
+            for key, first in firsts
+            if first is not None and first.created is not None
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,13 @@ class StoreMachine(RuleBasedStateMachine):
         key = self._key(session)
         assert list(self._run(self.other.newest(key, limit, before))) == self._model.newest(key, limit, before)
 
+    @rule()
+    def list_sessions(self) -> None:
+        keys = [self._key(each) for each in SESSIONS]
+        listed = self._run(self.other.list_sessions(keys[0].principal, EVERYTHING))
+        self.met["lists"] += bool(listed)
+        assert sorted(listed, key=str) == sorted(self._model.list_sessions(keys), key=str)
+
     @rule(seconds=st.sampled_from(PASSING_S))
     def wait(self, seconds: float) -> None:
         self._clock.advance(seconds)
@@ -185,8 +200,9 @@ class StoreMachine(RuleBasedStateMachine):
         held = {each.turn: each for each in self._model.newest(claim.key, EVERYTHING)}.get(claim.item.turn)
         if held is not None and held.run == claim.item.run and held.body is not None:
             return  # a run answers once
-        expires = int(self._clock()) + KEEP_S
-        kept = self._model.commit(claim.key, replace(claim.item, expires=expires, lease=None, body=pack(turn)))
+        expires, created = int(self._clock()) + KEEP_S, self._clock() if turn.number == 1 else None
+        done = replace(claim.item, expires=expires, lease=None, body=pack(turn), created=created)
+        kept = self._model.commit(claim.key, done)
         got = self._run(outcome(self._claims.commit(claim, turn, limit_s=0.0)))
         self.met["commits" if kept else "leases lost"] += 1
         assert (got is None) is kept
@@ -204,7 +220,8 @@ class StoreMachine(RuleBasedStateMachine):
         now, run = self._clock(), f"run-{self._runs}"
         item = TurnItem(turn=turn, run=run, req=req, expires=int(now) + KEEP_S, lease=now + LEASE_S)
         body = pack(Turn(turn, MESSAGES[self._runs % 2], f"answer of {run}"))
-        done = replace(item, lease=None, body=zlib.compress(body) if self._runs % 3 == 0 else body)
+        body = zlib.compress(body) if self._runs % 3 == 0 else body
+        done = replace(item, lease=None, body=body, created=now + 0.25 if turn == 1 else None)
         attempt = Attempt(key, item, dead_run, done)
         self._claim(attempt, "claims" if dead_run is None else "takeovers")
         return attempt
@@ -236,7 +253,7 @@ class StoreMachine(RuleBasedStateMachine):
         return max((each.turn for each in self._model.newest(key, 1)), default=0)
 
     def _key(self, session: str) -> SessionKey:
-        return SessionKey("principal", f"{session}-{self.met['runs']}")
+        return SessionKey(f"principal-{self.met['runs']}", session)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
