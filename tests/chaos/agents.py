@@ -16,8 +16,11 @@ GATE = "gate"  # there, too
 
 
 def _note(turn: OpenTurn, what: str) -> None:
+    _append({"what": what, "session": turn.session_id, "message": turn.message, "at": time.time()})
+
+
+def _append(line: dict[str, object]) -> None:
     """Append a line; a short one is written whole, whoever else writes."""
-    line = {"what": what, "session": turn.session_id, "message": turn.message, "at": time.time()}
     with Path(RUNS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -86,6 +89,21 @@ async def frail(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
     async with aclosing(witness(turn)) as words:  # type: ignore[type-var]  # an async generator
         async for word in words:
             yield word
+
+
+async def forever(session: str) -> str:
+    """Never return."""
+    _append({"what": "tool", "session": session})
+    await asyncio.Event().wait()
+    return "never"
+
+
+def lookup(session: str) -> str:
+    """Look something up."""
+    return f"found in {session}"
+
+
+tools = [forever, lookup]
 
 
 def runs(folder: Path) -> list[dict[str, str]]:

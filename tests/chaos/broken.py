@@ -37,6 +37,12 @@ EDITS = {
     ),
     "clock ahead": Edit("app.main", CLOCK, CLOCK.replace("time.time", "lambda: time.time() + 5")),
     "clock behind": Edit("app.main", CLOCK, CLOCK.replace("time.time", "lambda: time.time() - 5")),
+    "no missing results": Edit("app.work", "(*self.tools, *unanswered)", "(*self.tools,)"),
+    "no repair": Edit(
+        "app.agents.conversation",
+        "[results.get(call) or tool_result(call, NOT_FINISHED, ok=False) for call in calls]",
+        "[results[call] for call in calls if call in results]",
+    ),
     "own lost claim not recognised": Edit("app.sessions.claims", "head.body is None and head.run == run", "False"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
