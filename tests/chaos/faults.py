@@ -25,7 +25,7 @@ from tests.servers import Table, sessions_table
 OPERATIONS: tuple[Operation, ...] = ("newest", "claim", "commit", "release")
 SESSION = re.compile(rb'"anonymous/([^"]+)"')
 SETTINGS = {"AGENT": "tests.chaos.agents:frail", "AGENT_TIMEOUT_S": "20"}
-SHORT_S, LONG_S = 2, 5  # a turn's time; the longer one has room for a call that is not answered in two seconds
+SHORT_S, LONG_S = 3, 6  # a turn's time; the longer one has room for a call that is not answered in two seconds
 FOR_LONG = 100  # requests; nobody sends as many
 REACH_S = 30.0
 CRASHES_SHORT, CRASHES_FULL = 1, 5
