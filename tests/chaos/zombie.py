@@ -4,18 +4,19 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from tests.chaos.agents import runs
 from tests.chaos.callers import Caller, Outcome, Said, chat, transcript
-from tests.chaos.history import check_history, lease_of
+from tests.chaos.history import check_history, lease_of, newest
 from tests.chaos.replicas import OURS, Replica, broken
 from tests.chaos.trial import Bar, Trial
 from tests.faults import Faults, Proxy
@@ -51,13 +52,13 @@ class Holding(Proxy):
 
 @dataclass(slots=True)
 class Sleeper:
-    """A turn whose process falls asleep, and all that its callers were told."""
+    """A turn whose process falls asleep, what its callers were told, and what is stored since it was taken over."""
 
     asleep_in: str
     overtaken_by: str
     stream: bool
-    told: Outcome = field(default_factory=Outcome)
     said: list[Said] = field(default_factory=list)
+    taken: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def session(self) -> str:
@@ -140,6 +141,7 @@ async def _overtake(place: Place, sleeper: Sleeper) -> None:
     message = sleeper.message if sleeper.overtaken_by == "retry" else f"another-{sleeper.session}"
     outcome = await sleeper.send(place.http, place.other.url, message)
     place.trial.check(outcome.done, f"{sleeper.session}: the taker was told {outcome.status} {outcome.slug}")
+    sleeper.taken = newest(place.table, sleeper.session)
 
 
 async def _check(place: Place, sleeper: Sleeper, told: Outcome) -> None:
@@ -148,6 +150,11 @@ async def _check(place: Place, sleeper: Sleeper, told: Outcome) -> None:
     what = told.slug or "done"
     trial.saw(f"told {what}")
     trial.check(what in _may_be_told(sleeper), f"{name}: told {told.status} {what}")
+    stored = newest(place.table, name)
+    if sleeper.taken:
+        trial.check(stored == sleeper.taken, f"{name}: something of the overtaken run is stored")
+    elif what == "done":
+        trial.check("body" in stored, f"{name}: an acknowledged turn is not stored")
     for message in (sleeper.message, "after"):
         outcome = await sleeper.send(place.http, place.zombie.url, message)
         trial.check(outcome.done, f"{name}: {message} was told {outcome.status} {outcome.slug}")
@@ -157,7 +164,7 @@ async def _check(place: Place, sleeper: Sleeper, told: Outcome) -> None:
 def _may_be_told(sleeper: Sleeper) -> set[str]:
     """Return what a caller may hear of a process that woke.
 
-    Beyond a turn's time nobody waits for the store, and so nobody knows: a retry finds out.
+    It may have given up its store by then, because the turn's time is over: a retry finds out.
     """
     return {"done" if sleeper.overtaken_by == "nobody" else "lease-lost", "store-unavailable"}
 
