@@ -119,6 +119,18 @@ class Said:
         return dict(json.loads(self.raw))
 
 
+async def send(
+    http: aiohttp.ClientSession, url: str, session: str, message: str, *, stream: bool = False, **headers: str
+) -> tuple[Outcome, list[Said]]:
+    """Send a message once, with itself as its key; return what came of it, and what was acknowledged, if it was."""
+    sent = asyncio.get_running_loop().time()
+    outcome = await chat(http, url, session, message, stream=stream, Idempotency_Key=message, **headers)
+    if not outcome.acknowledgement:
+        return outcome, []
+    now, replayed = asyncio.get_running_loop().time(), "idempotency-replayed" in outcome.headers
+    return outcome, [Said(session, message, sent, now, outcome.acknowledgement, replayed)]
+
+
 class Caller:
     """A caller that repeats each message, with the same key, until it is acknowledged, at any of the `urls`.
 

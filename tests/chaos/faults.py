@@ -15,7 +15,7 @@ import aiohttp
 
 from app.deadline import LEASE_MARGIN_S
 from tests.chaos.agents import runs
-from tests.chaos.callers import Outcome, Said, chat, transcript
+from tests.chaos.callers import Outcome, Said, send, transcript
 from tests.chaos.history import check_history, lease_of
 from tests.chaos.replicas import OURS, Replica, broken
 from tests.chaos.trial import Bar, Trial
@@ -92,22 +92,8 @@ class Place:
     faults: FaultsBySession
 
     async def send(self, url: str, case: Case, message: str, time_s: int = LONG_S) -> tuple[Outcome, list[Said]]:
-        """Send a message once, with itself as its key, and return what came of it, and what was acknowledged."""
-        loop = asyncio.get_running_loop()
-        sent = loop.time()
-        outcome = await chat(
-            self.http,
-            url,
-            case.name,
-            message,
-            stream=case.stream,
-            Idempotency_Key=message,
-            X_Request_Timeout=str(time_s),
-        )
-        if not outcome.acknowledgement:
-            return outcome, []
-        replayed = "idempotency-replayed" in outcome.headers
-        return outcome, [Said(case.name, message, sent, loop.time(), outcome.acknowledgement, replayed)]
+        """Send a message of the case once."""
+        return await send(self.http, url, case.name, message, stream=case.stream, X_Request_Timeout=str(time_s))
 
 
 async def run(trial: Trial) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.chaos.agents import runs
-from tests.chaos.callers import Caller, Outcome, Said, chat, transcript
+from tests.chaos.callers import Caller, Outcome, Said, send, transcript
 from tests.chaos.history import check_history, lease_of, newest
 from tests.chaos.replicas import OURS, Replica, broken
 from tests.chaos.trial import Bar, Trial
@@ -70,11 +70,8 @@ class Sleeper:
 
     async def send(self, http: aiohttp.ClientSession, url: str, message: str) -> Outcome:
         """Send a message with itself as its key, and keep what was acknowledged."""
-        sent = _now()
-        outcome = await chat(http, url, self.session, message, stream=self.stream, Idempotency_Key=message)
-        if outcome.acknowledgement:
-            replayed = "idempotency-replayed" in outcome.headers
-            self.said.append(Said(self.session, message, sent, _now(), outcome.acknowledgement, replayed))
+        outcome, said = await send(http, url, self.session, message, stream=self.stream)
+        self.said += said
         return outcome
 
 
@@ -200,10 +197,6 @@ async def _differ(trial: Trial, http: aiohttp.ClientSession, urls: Sequence[str]
     for session in {each.session for each in said}:
         own = [each for each in said if each.session == session]
         check_history(trial, session, await transcript(http, urls[0], session), own)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 BAR = Bar(
