@@ -1,28 +1,32 @@
 """`python -m app`: the container server, and `python -m app check-config`."""
 
+import os
 import signal
 import sys
 from typing import NoReturn
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-def _leave(*_: object) -> NoReturn:
-    sys.exit(0)
+
+def _leave_at_once(*_: object) -> NoReturn:
+    """End while nothing is open. Not by an exception: in the middle of an import it may be ignored."""
+    os._exit(0)
 
 
 # Before the imports, which take a second: as process 1 of a container, a process has no handler but its own.
-# uvicorn raises the signal again after the drain, which then means: exit 0.
-for _each in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(_each, _leave)
+for _each in SIGNALS:
+    signal.signal(_each, _leave_at_once)
 if sys.platform != "win32":  # the image's entry point lets them wait until here
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 import argparse  # noqa: E402
 import asyncio  # noqa: E402, TC003 a name in an annotation that is a text
+import contextlib  # noqa: E402
 import importlib.util  # noqa: E402
 import json  # noqa: E402
-import os  # noqa: E402
 import socket  # noqa: E402 as asyncio
 import threading  # noqa: E402
+from collections.abc import Iterator  # noqa: E402 as asyncio
 from typing import Literal  # noqa: E402
 
 import uvicorn  # noqa: E402
@@ -89,11 +93,23 @@ class Server(uvicorn.Server):
     Python waits for threads before it exits, and a tool or an agent's client may hold one for ever.
     """
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take over the signals. uvicorn raises them again after the drain, which then means: exit 0."""
+        for each in SIGNALS:
+            signal.signal(each, _leave)
+        with super().capture_signals():
+            yield
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: D102 as uvicorn has it
         await super().shutdown(sockets)
         end = threading.Timer(EXIT_S, _exit)
         end.daemon = True
         end.start()
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(0)
 
 
 def _exit() -> None:

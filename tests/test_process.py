@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,13 +13,23 @@ import httpx2
 import pytest
 
 from app.lifecycle import SAME_SIGNAL_S
-from tests.entry_points import Server, server
-from tests.machine import wait_until
+from tests.entry_points import Server, environment, server
+from tests.machine import free_port, wait_until
 
 CONTAINER = [sys.executable, "-m", "app"]
 PLAIN = [sys.executable, "-m", "uvicorn", "app:app"]
 SLOW = {"AGENT": "tests.agents:slow"}
 EXIT_S = 15.0
+STOPPED_IN_A_FINALIZER = """
+import signal
+from app.agents.echo import echo as agent
+
+class Held:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+Held()
+"""
 
 
 class Call(threading.Thread):
@@ -140,6 +151,13 @@ def test_a_signal_that_was_held_back_is_obeyed(tmp_path: Path) -> None:
     with server(["env", "--block-signal=TERM", *CONTAINER], tmp_path) as running:
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(EXIT_S) == 0
+
+
+def test_a_signal_in_the_middle_of_an_import_is_obeyed(tmp_path: Path) -> None:
+    """Where it arrives in a finalizer, Python ignores what its handler raises."""
+    (tmp_path / "stopped.py").write_text(STOPPED_IN_A_FINALIZER)
+    variables = environment(AGENT="stopped:agent", PORT=str(free_port()))
+    assert subprocess.run(CONTAINER, cwd=tmp_path, env=variables, timeout=EXIT_S, check=False).returncode == 0
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
