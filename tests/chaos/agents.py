@@ -3,9 +3,10 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 from app.agents import OpenTurn
 from app.events import AgentEvent
@@ -78,9 +79,6 @@ def block() -> str:
     return "done"
 
 
-tools = [block]
-
-
 async def frail(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
     """Do as the witness, but fail at the first try of a message that begins with `fails`."""
     if turn.message.startswith("fails") and not any(each["message"] == turn.message for each in runs(Path())):
@@ -103,7 +101,7 @@ def lookup(session: str) -> str:
     return f"found in {session}"
 
 
-tools = [forever, lookup]
+tools: list[Callable[..., Any]] = [block, forever, lookup]
 
 
 def runs(folder: Path) -> list[dict[str, str]]:
