@@ -18,7 +18,7 @@ from tests.servers import Table, sessions_table
 
 CALLERS, SESSIONS = 10, 5
 TURNS_SHORT, TURNS_FULL = 80, 500
-TURNS_A_KILL = 9.0  # acknowledged between two kills, in the mean
+TURNS_A_KILL = 6.0  # acknowledged until the next kill, in the mean; while a replica starts again, as many more
 IMPATIENT = 0.1  # of the attempts; who hangs up finds its turn stored when it comes again
 TURN_S = 0.2
 # A killed run holds its session until its deadline and five seconds more.
@@ -42,11 +42,12 @@ class Impatient(Caller):
 
 @dataclass(slots=True)
 class Talk:
-    """All the callers, and how many turns they have seen acknowledged."""
+    """All the callers, how many turns they have seen acknowledged, and after how many they wait for the next kill."""
 
     callers: Sequence[Impatient]
     random: Random
     acknowledged: int = 0
+    allowed: float = TURNS_A_KILL
     progress: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def hold(self, turns: int) -> None:
@@ -58,14 +59,18 @@ class Talk:
 
     async def _take_turns(self, caller: Impatient, session: str, messages: Sequence[str]) -> None:
         for message in messages:
+            async with self.progress:
+                await self.progress.wait_for(lambda: self.acknowledged < self.allowed)
             await caller.say(session, message, stream=self.random.random() < 0.5)
             async with self.progress:
                 self.acknowledged += 1
                 self.progress.notify_all()
 
     async def after(self, turns: float) -> None:
-        """Return when so many turns have been acknowledged."""
+        """Return when so many turns have been acknowledged; let the callers go no further than to the next kill."""
         async with self.progress:
+            self.allowed = turns + TURNS_A_KILL
+            self.progress.notify_all()
             await self.progress.wait_for(lambda: self.acknowledged >= turns)
 
 
