@@ -27,6 +27,7 @@ import json  # noqa: E402
 import socket  # noqa: E402 as asyncio
 import threading  # noqa: E402
 from collections.abc import Iterator  # noqa: E402 as asyncio
+from types import FrameType  # noqa: E402 as asyncio
 from typing import Literal  # noqa: E402
 
 import uvicorn  # noqa: E402
@@ -100,6 +101,12 @@ class Server(uvicorn.Server):
             signal.signal(each, _leave)
         with super().capture_signals():
             yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; at once where nothing is served yet, because an agent may take its time to open."""
+        if not self.started:
+            _leave_at_once()
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: D102 as uvicorn has it
         await super().shutdown(sockets)

@@ -18,6 +18,24 @@ from tests.machine import free_port, wait_until
 
 CONTAINER = [sys.executable, "-m", "app"]
 PLAIN = [sys.executable, "-m", "uvicorn", "app:app"]
+NEVER_OPEN = """
+import asyncio
+import contextlib
+import pathlib
+
+class Agent(contextlib.AbstractAsyncContextManager):
+    async def __aenter__(self):
+        pathlib.Path("opening").touch()
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *exc):
+        pass
+
+    async def __call__(self, turn):
+        yield "never"
+
+agent = Agent()
+"""
 SLOW = {"AGENT": "tests.agents:slow"}
 EXIT_S = 15.0
 STOPPED_IN_A_FINALIZER = """
@@ -158,6 +176,18 @@ def test_a_signal_in_the_middle_of_an_import_is_obeyed(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(STOPPED_IN_A_FINALIZER)
     variables = environment(AGENT="stopped:agent", PORT=str(free_port()))
     assert subprocess.run(CONTAINER, cwd=tmp_path, env=variables, timeout=EXIT_S, check=False).returncode == 0
+
+
+def test_an_agent_that_does_not_open_can_be_ended(tmp_path: Path) -> None:
+    (tmp_path / "closed.py").write_text(NEVER_OPEN)
+    variables = environment(AGENT="closed:agent", PORT=str(free_port()))
+    with subprocess.Popen(CONTAINER, cwd=tmp_path, env=variables) as process:
+        wait_until((tmp_path / "opening").exists)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(EXIT_S) == 0
+        finally:
+            process.kill()
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
