@@ -224,6 +224,8 @@ def response_of(error: Exception) -> Response:
     """Return the HTTP response that tells a client of `error`."""
     retry_after_s: int | None = getattr(error, "retry_after_s", None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if isinstance(error, errors.RequestTimeout):
+        headers["Connection"] = "close"  # RFC 9110, section 15.5.9; or what still dribbles in goes on holding it
     return _response(problem_of(error), headers)
 
 

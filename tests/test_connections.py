@@ -106,6 +106,18 @@ def test_a_body_that_does_not_come_is_a_timeout(outcomes: dict[str, bytes]) -> N
     assert problem(outcomes["half a body"]) == (b"HTTP/1.1 408 Request Timeout", "request-timeout")
 
 
+def test_a_timeout_ends_the_connection(tmp_path: Path) -> None:
+    """Or what dribbles in of the body goes on holding it."""
+    quick = (
+        "from app import main; main.create_app.__kwdefaults__['body_s'] = 0.5; from app.__main__ import main; main()"
+    )
+    with server([sys.executable, "-c", quick], tmp_path) as running:
+        started = time.monotonic()
+        answer = said(running, SLOW["half a body"][0].replace(b"Connection: close\r\n", b""), SLOW["half a body"][1])
+    assert problem(answer)[1] == "request-timeout"
+    assert time.monotonic() - started < connections.HEAD_S / 2
+
+
 IMPATIENT = "from app import connections; connections.UNREAD_S = 0.5; from app.__main__ import main; main()"
 
 
