@@ -104,6 +104,22 @@ def lookup(session: str) -> str:
 tools: list[Callable[..., Any]] = [block, forever, lookup]
 
 
+async def leaky(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Count this process's tasks, fail, or speak slowly, as the message asks for; else give it back."""
+    match turn.message:
+        case "count":
+            yield str(len(asyncio.all_tasks()))
+        case "fail":
+            yield "so far"
+            raise LookupError
+        case "slow":
+            for _ in range(5):
+                yield "word "
+                await asyncio.sleep(0.02)
+        case _:
+            yield turn.message
+
+
 def runs(folder: Path) -> list[dict[str, str]]:
     """Return what the agents of a trial noted, in order."""
     path = folder / RUNS

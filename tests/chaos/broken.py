@@ -44,28 +44,50 @@ EDITS = {
         "[results[call] for call in calls if call in results]",
     ),
     "own lost claim not recognised": Edit("app.sessions.claims", "head.body is None and head.run == run", "False"),
+    "own protocol": Edit("app.__main__", "    return LimitedProtocol\n", '    return "auto"\n'),
+    "turns are kept": Edit(
+        "app.lifecycle",
+        "turn.add_done_callback(self._turns.discard)",
+        "turn.add_done_callback(self._turns.discard)\n        "
+        "vars(self).setdefault('kept', []).append((turn, asyncio.create_task(asyncio.Event().wait()), b' ' * 20_000))",
+    ),
+    "hasty store connections": Edit("app.sessions.dynamodb", "IDLE_CONNECTION_S = 55", "IDLE_CONNECTION_S = 1"),
+    # Not broken but hasty: limits whose whole length only the full set waits for.
+    "hasty head": Edit("app.connections", "HEAD_S = 10.0", "HEAD_S = 3.0"),
+    "hasty unread": Edit("app.connections", "UNREAD_S = 60.0", "UNREAD_S = 3.0"),
+    "hasty body": Edit("app.main", "BODY_S = 10.0", "BODY_S = 3.0"),
+    "hasty keep-alive": Edit("app.__main__", "KEEP_ALIVE_S = 75", "KEEP_ALIVE_S = 4"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
 
-def apply(edit: Edit) -> None:
-    """Load the edited module under its own name."""
-    spec = importlib.util.find_spec(edit.module)
+def apply(*edits: Edit) -> None:
+    """Load the edited modules under their own names."""
+    sources: dict[str, str] = {}
+    for edit in edits:
+        source = sources.get(edit.module) or _source(edit.module)
+        if source.count(edit.old) != 1:
+            raise LookupError(f"{edit.module} holds this {source.count(edit.old)} times: {edit.old}")
+        sources[edit.module] = source.replace(edit.old, edit.new)
+    for name, source in sources.items():
+        spec = importlib.util.find_spec(name)
+        assert spec
+        module = ModuleType(name)
+        module.__spec__, module.__file__, module.__package__ = spec, spec.origin, spec.parent
+        sys.modules[name] = module
+        exec(compile(source, str(spec.origin), "exec"), module.__dict__)  # noqa: S102
+
+
+def _source(name: str) -> str:
+    spec = importlib.util.find_spec(name)
     assert spec
     assert spec.origin
     with open(spec.origin, encoding="utf-8") as file:  # noqa: PTH123 the one use of a file
-        source = file.read()
-    if source.count(edit.old) != 1:
-        raise LookupError(f"{edit.module} holds this {source.count(edit.old)} times: {edit.old}")
-    module = ModuleType(edit.module)
-    module.__spec__, module.__file__, module.__package__ = spec, spec.origin, spec.parent
-    sys.modules[edit.module] = module
-    exec(compile(source.replace(edit.old, edit.new), spec.origin, "exec"), module.__dict__)  # noqa: S102
+        return file.read()
 
 
 if __name__ == "__main__":
-    for name in sys.argv.pop(1).split(","):
-        apply(EDITS[name])
+    apply(*[EDITS[name] for name in sys.argv.pop(1).split(",")])
     from app.__main__ import main
 
     main()
