@@ -12,6 +12,9 @@ from app.errors import HeadersTooLarge, MalformedRequest, ServiceError
 from app.problems import kind_of, response_of
 
 MAX_HEAD_BYTES = 65_536  # as h11, uvicorn's other parser, has it; usual servers take 8 to 32 KB
+UNSENT_BYTES = (
+    16_384  # of answers, over which no more is written; with asyncio's 64 KiB, slow readers cost twice as much
+)
 UNREAD_S = 60.0  # a caller that takes nothing of an answer for so long reads it no more
 HEAD_S = 10.0  # from the connection, or from a further request's first byte, to the end of the head
 
@@ -25,6 +28,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
