@@ -20,6 +20,7 @@ from tests.chaos import (
     interrupted,
     kill,
     leaks,
+    lengthy,
     machine,
     outage,
     overload,
@@ -43,6 +44,7 @@ BARS = (
     overload.BAR,
     hostile.BAR,
     leaks.BAR,
+    lengthy.BAR,
     machine.BAR,
     contract.BAR,
 )

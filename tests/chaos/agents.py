@@ -1,15 +1,17 @@
 """Agents of the service under trial, for `AGENT=tests.chaos.agents:name`."""
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+from random import Random
 
 from app.agents import OpenTurn
-from app.events import AgentEvent
+from app.events import JSON, AgentEvent, State, ToolCall, ToolResult
 
 RUNS = "runs.jsonl"  # in the working directory, which the replicas of a trial share
 WORDS = 10
@@ -118,6 +120,34 @@ async def leaky(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
                 await asyncio.sleep(0.02)
         case _:
             yield turn.message
+
+
+FLOATS: dict[str, JSON] = {"tenth": 0.1, "most": 1.7e308, "least": 5e-324, "negative": -0.0, "whole": 1e16}
+
+
+async def sized(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Do what the message asks for in the size that it names: `kind size`; else say which messages came before."""
+    kind, _, size = turn.message.partition(" ")
+    match kind:
+        case "answer":
+            yield noise(int(size))
+        case "plain":
+            yield "x" * int(size)
+        case "state":
+            yield State(noise(int(size)).encode())
+        case "tool" | "floats" | "nan":
+            yield ToolCall("1", kind, FLOATS | {"at": float("nan") if kind == "nan" else 0.5})
+            yield ToolResult("1", noise(int(size)))
+        case "recall":
+            last = turn.history[-1]
+            yield json.dumps([last.message, len(last.answer), list(map(repr, last.tools))[:1], len(last.state)])
+        case "word" | "hello":
+            yield json.dumps([done.message for done in turn.history])
+
+
+def noise(chars: int) -> str:
+    """Return text that is always the same and hardly compresses."""
+    return base64.b64encode(Random(1).randbytes(chars)).decode()[:chars]  # noqa: S311 nothing here is secret
 
 
 def runs(folder: Path) -> list[dict[str, str]]:

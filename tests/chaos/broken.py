@@ -51,12 +51,13 @@ EDITS = {
         "turn.add_done_callback(self._turns.discard)\n        "
         "vars(self).setdefault('kept', []).append((turn, asyncio.create_task(asyncio.Event().wait()), b' ' * 20_000))",
     ),
+    "read without limit": Edit("app.sessions.dynamodb", "Limit=limit,", "Limit=100_000,"),
     "hasty store connections": Edit("app.sessions.dynamodb", "IDLE_CONNECTION_S = 55", "IDLE_CONNECTION_S = 1"),
     # Not broken but hasty: limits whose whole length only the full set waits for.
     "hasty head": Edit("app.connections", "HEAD_S = 10.0", "HEAD_S = 3.0"),
-    "hasty unread": Edit("app.connections", "UNREAD_S = 60.0", "UNREAD_S = 3.0"),
+    "hasty unread": Edit("app.connections", "UNREAD_S = 60.0", "UNREAD_S = 5.0"),
     "hasty body": Edit("app.main", "BODY_S = 10.0", "BODY_S = 3.0"),
-    "hasty keep-alive": Edit("app.__main__", "KEEP_ALIVE_S = 75", "KEEP_ALIVE_S = 4"),
+    "hasty keep-alive": Edit("app.__main__", "KEEP_ALIVE_S = 75", "KEEP_ALIVE_S = 5"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
