@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 from random import Random
+from typing import Any
 
 from app.agents import OpenTurn
 from app.events import JSON, AgentEvent, State, ToolCall, ToolResult

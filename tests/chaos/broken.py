@@ -51,7 +51,11 @@ EDITS = {
         "turn.add_done_callback(self._turns.discard)\n        "
         "vars(self).setdefault('kept', []).append((turn, asyncio.create_task(asyncio.Event().wait()), b' ' * 20_000))",
     ),
-    "read without limit": Edit("app.sessions.dynamodb", "Limit=limit,", "Limit=100_000,"),
+    "read without limit": Edit(
+        "app.sessions.dynamodb",
+        "ConsistentRead=True,\n            Limit=limit,",
+        "ConsistentRead=True,\n            Limit=100_000,",
+    ),
     "hasty store connections": Edit("app.sessions.dynamodb", "IDLE_CONNECTION_S = 55", "IDLE_CONNECTION_S = 1"),
     # Not broken but hasty: limits whose whole length only the full set waits for.
     "hasty head": Edit("app.connections", "HEAD_S = 10.0", "HEAD_S = 3.0"),

@@ -20,7 +20,7 @@ from tests.chaos.agents import sized
 from tests.chaos.callers import ask, chat, transcript
 from tests.chaos.replicas import OURS, Replica, broken
 from tests.chaos.trial import Bar, Trial
-from tests.conformance.stores.faults import Call, Faults, Proxy
+from tests.faults import Call, Faults, Proxy
 from tests.servers import Table
 
 TURNS = {True: 5_000, False: 500}
