@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from functools import partial
 
 from app.errors import AgentFailed, ServiceError, ShuttingDown, StoreUnavailable, TurnCancelled
 from app.events import Text, TurnEvent
@@ -14,6 +13,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 64  # events that wait for their reader singly; behind them texts are joined, so that none costs an object
 JOINED_CHARS = 4096  # of texts joined
 WATCH_S = 1.5  # between two looks at the store whether the turn has been ended elsewhere; each costs a read unit
+LATE_S = 1.0  # for a turn that comes to its store after its time, to be told whether it still counts
 OBEY_S = 0.3  # how long an agent that is ended may clean up; what is left of the turn's margins is for the commit
 
 
@@ -52,9 +52,15 @@ class RunningTurn:
 
     def end_at(self, instant: float) -> None:
         """See to it that the turn does not wait for its store beyond `instant` on the event loop's clock."""
-        error = StoreUnavailable("the session store did not answer in time")
-        late = partial(self.stop, error, even_storing=True)
-        self._timers.append(asyncio.get_running_loop().call_at(instant, late))
+        error, loop = StoreUnavailable("the session store did not answer in time"), asyncio.get_running_loop()
+
+        def late() -> None:
+            if self._agent_ended is None or self._settling:
+                self.stop(error, even_storing=True)
+            else:  # the process slept beyond the deadline, which only now ends the agent: then the store is asked once
+                self._timers.append(loop.call_later(LATE_S, late))
+
+        self._timers.append(loop.call_at(instant, late))
 
     async def run_agent(self, work: Coroutine[None, None, None], deadline: float) -> Cut | None:
         """Run the agent and return what cut it short, or None when it came to its own end. Raises what it raised.

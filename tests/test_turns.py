@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message
 
+from app.agents import OpenTurn
 from app.config import Settings
-from app.events import ToolCall, ToolResult
+from app.deadline import COMMIT_MARGIN_S
+from app.events import AgentEvent, ToolCall, ToolResult
 from app.main import DAY_S, create_app
 from app.sessions import SessionKey
 from app.sessions.claims import Claim, Claims
@@ -42,6 +44,20 @@ async def test_at_the_deadline_what_was_said_is_stored_and_no_tool_call_stays_op
         ToolCall("2", "weather", {"city": "Bonn"}),
         ToolResult("2", None, ok=False),
     )
+
+
+async def test_a_turn_whose_process_slept_beyond_its_time_is_stored_all_the_same(hasty: Settings) -> None:
+    """Nobody took it over, and its store has not been asked yet."""
+
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield "half"
+        time.sleep(hasty.timeout_s + COMMIT_MARGIN_S + 0.1)  # noqa: ASYNC251 the process, and not the agent, sleeps
+        await asyncio.sleep(60)
+
+    async with warm(hasty, agent=agent) as app:
+        answer = await app.chat("hello")
+        assert (answer.status, answer.json["answer"], answer.json["stop_reason"]) == (200, "half", "deadline")
+        assert await app.messages() == ["hello"]
 
 
 async def test_silence_until_the_deadline_is_a_timeout_and_frees_the_session(hasty: Settings) -> None:

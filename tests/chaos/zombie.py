@@ -159,11 +159,8 @@ async def _check(place: Place, sleeper: Sleeper, told: Outcome) -> None:
 
 
 def _may_be_told(sleeper: Sleeper) -> set[str]:
-    """Return what a caller may hear of a process that woke.
-
-    It may have given up its store by then, because the turn's time is over: a retry finds out.
-    """
-    return {"done" if sleeper.overtaken_by == "nobody" else "lease-lost", "store-unavailable"}
+    """Return what a caller may hear of a process that woke."""
+    return {"done" if sleeper.overtaken_by == "nobody" else "lease-lost"}
 
 
 async def _reach(place: Place, sleepers: Sequence[Sleeper]) -> None:
