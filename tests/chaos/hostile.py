@@ -16,12 +16,13 @@ from tests.chaos.trial import Bar, Trial
 
 EACH = {True: 500, False: 50}  # slow connections of a kind
 ORDINARY = 200
+WAVE = 25  # slow connections that come at once
 AT_ONCE = 10  # of the ordinary requests
 GROWTH_BYTES = 20 * MIB // 500  # of a slow connection, the answer included that it does not read
 NOISE_BYTES = 2 * MIB  # of the allocator, which a short run notices
 SLACK_S = 5.0  # on a busy machine; also what D4's 15 s leave beside the limit
 DRIP_S = 1.0
-PAGE_TURNS, PAGES = 5, 10  # of a transcript, and transcripts asked for at once: more than a connection takes unread
+PAGE_TURNS, PAGES = 5, 5  # of a transcript, and transcripts asked for at once: more than a connection takes unread
 HASTY = ("hasty head", "hasty unread", "hasty body", "hasty keep-alive")
 MAX_HEAD_BYTES = 65_536
 
@@ -88,14 +89,13 @@ async def _siege(trial: Trial, http: aiohttp.ClientSession, replica: Replica, li
     await _settled(pid)
     files, memory = open_files(pid), rss_bytes(pid)
     longest = max(limits.idle_s, limits.unread_s) + SLACK_S
-    slow = [
-        asyncio.create_task(_held(kind, replica.port, longest))
-        for kind in KINDS.values()
-        for _ in range(EACH[trial.full])
-    ]
-    async with asyncio.timeout(60):
-        while open_files(pid) < files + len(slow):
-            await asyncio.sleep(0.01)
+    slow: list[asyncio.Task[float]] = []
+    for kind in [each for each in KINDS.values() for _ in range(EACH[trial.full])]:
+        slow.append(asyncio.create_task(_held(kind, replica.port, longest)))
+        if len(slow) % WAVE == 0:  # what they hold is measured, not what all of them ask for in one instant
+            await _until_open(pid, files + len(slow))
+            await ask(http, f"{replica.url}/healthz")
+    await _until_open(pid, files + len(slow))
     trial.saw("slow connections at once", open_files(pid) - files)
     await _ordinary(trial, http, replica)
     trial.saw("of them after the ordinary requests", open_files(pid) - files)
@@ -113,6 +113,12 @@ async def _siege(trial: Trial, http: aiohttp.ClientSession, replica: Replica, li
             trial.check(age <= limit_s + SLACK_S, f"{name}: a connection was held for {age:.0f} s, not {limit_s}")
     left = await _settled(pid) - files
     trial.check(abs(left) <= 2, f"{left} files are open that were not before")
+
+
+async def _until_open(pid: int, files: int) -> None:
+    async with asyncio.timeout(60):
+        while open_files(pid) < files:
+            await asyncio.sleep(0.01)
 
 
 async def _settled(pid: int) -> int:
