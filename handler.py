@@ -11,30 +11,23 @@ gc.disable()  # collecting while the modules load costs a tenth of the cold star
 import asyncio  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
-import re  # noqa: E402
-import uuid  # noqa: E402
 from typing import Any, TypeAlias  # noqa: E402
 
 from mangum import Mangum  # noqa: E402
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES  # noqa: E402
 
-from app import telemetry  # noqa: E402
 from app.errors import MalformedEvent, ResponseTooLarge, ServiceError  # noqa: E402
+from app.lambda_events import PONG, is_ping, problem, readable  # noqa: E402
 from app.main import build  # noqa: E402
-from app.middleware import HEADERS  # noqa: E402
-from app.problems import MEDIA_TYPE, response_of  # noqa: E402
+from app.problems import MEDIA_TYPE  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-Event: TypeAlias = dict[str, Any]
 Result: TypeAlias = dict[str, Any]
 
 WARM_UP_S = 3.0  # of the 10 s that Lambda gives the init; what is not warm by then, the first invocation finishes
 MAX_RESULT_BYTES = 5_767_168  # 5.5 MiB; at 6,291,556 the runtime refuses the answer and the environment is lost
 CHECK_OVER_CHARS = 450_000  # JSON makes at most twelve bytes of a character, so shorter bodies always fit
-HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?")  # what Mangum can split into a name and a port
-PORT = re.compile(r"[0-9]{1,5}")
-SCHEDULERS = ("aws.events", "aws.scheduler")
 
 app = build()
 loop = asyncio.new_event_loop()
@@ -58,39 +51,12 @@ def handler(event: object, context: object) -> Result:
     """Answer one Lambda event: HTTP API, Function URL, REST API, ALB, or a scheduled ping. Never raises."""
     asyncio.set_event_loop(loop)  # an asyncio.run() anywhere in the process takes the current loop away
     try:
-        if isinstance(event, dict) and event.get("source") in SCHEDULERS:
-            return {"statusCode": 200, "body": '{"status":"alive"}'}
-        return _within_limit(mangum(_readable(event), context))  # type: ignore[arg-type]  # unchecked, as said
+        if is_ping(event):
+            return PONG
+        return _within_limit(mangum(readable(event), context))  # type: ignore[arg-type]  # unchecked, as said
     except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
         log.warning("event cannot be read", extra={"reason": type(exc).__name__})
         return _problem(MalformedEvent())
-
-
-def _readable(event: object) -> Event:
-    """Return the event with its headers as Mangum expects them: present, texts only, the host splittable."""
-    if not isinstance(event, dict) or not isinstance(_method(event), str):
-        raise TypeError
-    event = {name: value for name, value in event.items() if not (name == "multiValueHeaders" and value is None)}
-    event["headers"] = {
-        name: value
-        for name, value in (event.get("headers") or {}).items()
-        if isinstance(value, str) and _is_readable(name.lower(), value)
-    }
-    if "multiValueHeaders" in event:
-        event["multiValueHeaders"] = {
-            name: [value for value in values or () if isinstance(value, str) and _is_readable(name.lower(), value)]
-            for name, values in event["multiValueHeaders"].items()
-        }
-    return event
-
-
-def _method(event: Event) -> object:
-    return event["httpMethod"] if "httpMethod" in event else event["requestContext"]["http"]["method"]
-
-
-def _is_readable(name: str, value: str) -> bool:
-    rule = {"host": HOST, "x-forwarded-port": PORT}.get(name)
-    return rule is None or rule.fullmatch(value) is not None
 
 
 def _within_limit(result: Result) -> Result:
@@ -101,15 +67,10 @@ def _within_limit(result: Result) -> Result:
 
 
 def _problem(error: ServiceError, request_id: str | None = None) -> Result:
-    """Return the problem as the app would have answered it, under the id of the request or a new one."""
-    token = telemetry.request_id.set(request_id or uuid.uuid4().hex)
-    response = response_of(error)
-    headers = {name.decode(): value.decode() for name, value in response.raw_headers}
-    result = {
+    response = problem(error, request_id)
+    return {
         "statusCode": response.status_code,
-        "headers": headers | HEADERS | {"X-Request-ID": telemetry.request_id.get()},
+        "headers": {name.decode(): value.decode() for name, value in response.raw_headers},
         "body": bytes(response.body).decode(),
         "isBase64Encoded": False,
     }
-    telemetry.request_id.reset(token)
-    return result

@@ -28,7 +28,8 @@ def table(text: str) -> dict[str, set[str]]:
 
 # Every module and exactly what it imports of ours, the outermost first: none imports from above.
 RINGS = table("""
-    handler:              errors main middleware problems telemetry
+    handler:              errors lambda_events main problems
+    lambda_events:        errors middleware problems telemetry
     __main__:             connections errors main
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
@@ -84,7 +85,7 @@ OUTSIDE = table("""
     aiohttp:              agents.messages_api sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app main problems routes session_routes
+    fastapi:              app lambda_events main problems routes session_routes
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               handler
