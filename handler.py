@@ -13,46 +13,32 @@ import json  # noqa: E402
 import logging  # noqa: E402
 from typing import Any, TypeAlias  # noqa: E402
 
-from mangum import Mangum  # noqa: E402
-from mangum.adapter import DEFAULT_TEXT_MIME_TYPES  # noqa: E402
-
 from app.errors import MalformedEvent, ResponseTooLarge, ServiceError  # noqa: E402
-from app.lambda_events import PONG, is_ping, problem, readable  # noqa: E402
+from app.lambda_environment import Environment  # noqa: E402
+from app.lambda_events import PONG, adapter, is_ping, problem, readable  # noqa: E402
 from app.main import build  # noqa: E402
-from app.problems import MEDIA_TYPE  # noqa: E402
 
 log = logging.getLogger(__name__)
 
 Result: TypeAlias = dict[str, Any]
 
-WARM_UP_S = 3.0  # of the 10 s that Lambda gives the init; what is not warm by then, the first invocation finishes
 MAX_RESULT_BYTES = 5_767_168  # 5.5 MiB; at 6,291,556 the runtime refuses the answer and the environment is lost
 CHECK_OVER_CHARS = 450_000  # JSON makes at most twelve bytes of a character, so shorter bodies always fit
 
-app = build()
-loop = asyncio.new_event_loop()
-asyncio.set_event_loop(loop)
-lifespan = app.router.lifespan_context(app)
-mangum = Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
-
-
-async def _open() -> None:
-    """Enter the lifespan, for good, and warm up. A store that does not answer is no reason to fail the init."""
-    await lifespan.__aenter__()
-    await app.state.lifecycle.warm_up(WARM_UP_S)
-
-
-loop.run_until_complete(_open())
+environment = Environment(build())
+mangum = adapter(environment.app)
+environment.open()
 gc.enable()
 gc.freeze()  # what is loaded now stays, so no collection needs to look at it again
 
 
 def handler(event: object, context: object) -> Result:
     """Answer one Lambda event: HTTP API, Function URL, REST API, ALB, or a scheduled ping. Never raises."""
-    asyncio.set_event_loop(loop)  # an asyncio.run() anywhere in the process takes the current loop away
+    asyncio.set_event_loop(environment.loop)  # an asyncio.run() anywhere in the process takes the current loop away
     try:
         if is_ping(event):
             return PONG
+        environment.loop.run_until_complete(environment.prepare())
         return _within_limit(mangum(readable(event), context))  # type: ignore[arg-type]  # unchecked, as said
     except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
         log.warning("event cannot be read", extra={"reason": type(exc).__name__})

@@ -3,16 +3,20 @@
 Nothing that an event source can send may raise out of an entry point, so what cannot be read has a response too.
 """
 
+import json
 import re
 import uuid
 from typing import Any, TypeAlias
 
 from fastapi.responses import Response
+from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from starlette.types import ASGIApp, Scope
 
 from app import telemetry
 from app.errors import ServiceError
 from app.middleware import HEADERS
-from app.problems import response_of
+from app.problems import MEDIA_TYPE, response_of
 
 Event: TypeAlias = dict[str, Any]
 
@@ -20,6 +24,19 @@ HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?")  # what Mangum can split int
 PORT = re.compile(r"[0-9]{1,5}")
 SCHEDULERS = ("aws.events", "aws.scheduler")
 PONG = {"statusCode": 200, "body": '{"status":"alive"}'}  # what a ping is answered
+
+
+def adapter(app: ASGIApp) -> Mangum:
+    """Return what turns an event into a request to `app`, and the whole response into what the event's source wants."""
+    return Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])  # type: ignore[arg-type]
+
+
+def parse(payload: bytes) -> object:
+    """Return the event in a payload; None, which is no request, where there is none."""
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_ping(event: object) -> bool:
@@ -47,6 +64,12 @@ def readable(event: object) -> Event:
             for name, values in event["multiValueHeaders"].items()
         }
     return event
+
+
+def request_of(mangum: Mangum, event: object, context: object) -> tuple[Scope, bytes]:
+    """Return the ASGI scope of an event, and its body. Raises as `readable` does."""
+    found = mangum.infer(readable(event), context)  # type: ignore[arg-type]  # it reads no context
+    return found.scope, found.body
 
 
 def problem(error: ServiceError, request_id: str | None = None) -> Response:

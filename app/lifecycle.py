@@ -100,6 +100,10 @@ class Lifecycle:
         self._probe = probe
         self._move(Phase.WARMING)
 
+    def begin_again(self) -> None:
+        """Everything is open anew, in another place perhaps: warm up again."""
+        self._move(Phase.WARMING)
+
     async def run(self) -> None:
         """Warm up; then, where readiness depends on the store, look after it for ever."""
         await self.warm_up()

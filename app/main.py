@@ -5,8 +5,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 
 from fastapi import FastAPI
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app import config, problems, telemetry
 from app.agents import Agent, loader
+from app.clients import Clients
 from app.errors import ConfigurationError, ServiceError
 from app.lifecycle import Lifecycle
 from app.middleware import Shell
@@ -75,7 +76,7 @@ def create_app(
     """Return an app of its own: nothing is shared with another one but what is passed in. Opens nothing yet.
 
     `clock` gives epoch seconds; a body must arrive within `body_s`; a stream that is silent for `heartbeat_s` gets a
-    comment. Entry points find the Lifecycle and the Settings on `app.state`.
+    comment. Entry points find the Lifecycle, the Settings and the Clients on `app.state`.
 
     Raises:
         ConfigurationError: the agent cannot be loaded.
@@ -91,6 +92,7 @@ def create_app(
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     turns = TurnService(claims, agent, settings.max_steps)
+    clients = Clients(store, agent)
     limits = Limits(
         settings.timeout_s,
         settings.max_message_bytes,
@@ -102,13 +104,13 @@ def create_app(
     app = FastAPI(
         title="agent-service",
         version=VERSION,
-        lifespan=_lifespan(lifecycle, store, agent, in_background=settings.lambda_function is None),
+        lifespan=_lifespan(lifecycle, clients, store.ping, in_background=settings.lambda_function is None),
         docs_url=None if production else "/docs",
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the caller's Host
         openapi_url=None if production else "/openapi.json",
     )
-    app.state.lifecycle, app.state.settings = lifecycle, settings
+    app.state.lifecycle, app.state.settings, app.state.clients = lifecycle, settings, clients
     Routes(lifecycle, turns, limits).add_to(app.router)
     SessionRoutes(turns, store, clock).add_to(app.router)
     app.add_middleware(Shell, lifecycle=lifecycle)
@@ -186,9 +188,9 @@ def _instructions(settings: config.Settings) -> str | None:
 
 
 def _lifespan(
-    lifecycle: Lifecycle, store: SessionStore, agent: Agent, *, in_background: bool
+    lifecycle: Lifecycle, clients: Clients, probe: Callable[[], Awaitable[None]], *, in_background: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return the app's lifespan: open the store, warm up, serve, let the turns finish, close.
+    """Return the app's lifespan: open the clients, warm up, serve, let the turns finish, close.
 
     in_background: warm up while the server already answers probes. Where the process is frozen between calls, the
     entry point warms up instead.
@@ -197,8 +199,8 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(telemetry.on_loop_error)
-        async with store, _open(agent):
-            lifecycle.begin(store.ping)
+        async with clients:
+            lifecycle.begin(probe)
             running = asyncio.create_task(lifecycle.run()) if in_background else None
             with _drain_on_signal(lifecycle):
                 yield
@@ -208,11 +210,6 @@ def _lifespan(
         lifecycle.stopped()
 
     return lifespan
-
-
-def _open(agent: object) -> AbstractAsyncContextManager[object]:
-    """Return what to enter for the agent: itself, where it holds something open."""
-    return agent if isinstance(agent, AbstractAsyncContextManager) else nullcontext()
 
 
 @contextmanager

@@ -219,6 +219,12 @@ class Settings(BaseSettings):
         "address of a local DynamoDB-compatible server",
         repr=False,  # it may hold a password
     )
+    lambda_response_mode: Literal["buffer", "stream"] = setting(
+        "LAMBDA_RESPONSE_MODE",
+        "buffer",
+        "buffer or stream",
+        "whether the image answers on Lambda in one piece, for any front door, or as it happens, for one that streams",
+    )
     lambda_function: str | None = setting(
         "AWS_LAMBDA_FUNCTION_NAME", None, "a text", "set by Lambda, which has no file to keep sessions in"
     )

@@ -2,6 +2,7 @@
 # Start the Lambda runtime client where Lambda (or its emulator) asks for it, the container server elsewhere.
 #   (nothing)          python -m app
 #   handler.handler    the Lambda handler of that name; also taken from the environment Lambda sets
+#                      With LAMBDA_RESPONSE_MODE=stream the runtime that streams takes its place.
 #   check-config       any other arguments go to python -m app
 # exec, because Python must be process 1: it is the one that handles SIGTERM.
 set -eu
@@ -15,6 +16,9 @@ export HOST="${HOST:-0.0.0.0}" PORT="${PORT:-8000}" SESSIONS_FILE="${SESSIONS_FI
 lambda() {
     # Only with a managed runtime's name here does awslambdaric poll in a thread, which lets Python see SIGTERM.
     export AWS_EXECUTION_ENV="${AWS_EXECUTION_ENV:-AWS_Lambda_python3.13}"
+    if [ "${LAMBDA_RESPONSE_MODE:-}" = stream ] && [ "${1:-handler.handler}" = handler.handler ]; then
+        exec python -m app.lambda_runtime
+    fi
     exec python -m awslambdaric "${1:-handler.handler}"
 }
 

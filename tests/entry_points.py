@@ -18,6 +18,8 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.main import create_app
+from tests.lambda_runtime.front_door import in_thread
+from tests.lambda_runtime.service import Function
 from tests.machine import START_S, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -167,10 +169,20 @@ def handler(folder: Path, **variables: str) -> Iterator[HandlerClient]:
             process.wait(START_S)
 
 
+@contextlib.contextmanager
+def streaming(folder: Path) -> Iterator[Client]:
+    """`python -m app.lambda_runtime` in a Lambda environment, behind a Function URL that streams."""
+    settings = environment(AWS_LAMBDA_FUNCTION_NAME="")  # on Lambda itself no session may be kept in a file
+    function = Function([sys.executable, "-m", "app.lambda_runtime"], folder, settings)
+    with in_thread(function) as running, httpx2.Client(base_url=running.url, timeout=START_S) as http:
+        yield HTTPClient(folder, http)
+
+
 ENTRY_POINTS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Client]]] = {
     "asgi": asgi,
     "uvicorn": uvicorn,
     "handler": handler,
+    "streaming": streaming,
 }
 
 

@@ -28,18 +28,22 @@ def table(text: str) -> dict[str, set[str]]:
 
 # Every module and exactly what it imports of ours, the outermost first: none imports from above.
 RINGS = table("""
-    handler:              errors lambda_events main problems
+    handler:              errors lambda_environment lambda_events main
+    lambda_runtime:       errors lambda_environment lambda_events main telemetry
+    lambda_environment:   lambda_shutdown
     lambda_events:        errors middleware problems telemetry
+    lambda_shutdown:
     __main__:             connections errors main
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
-                          agents.prices agents.tools config errors lifecycle middleware problems routes \
+                          agents.prices agents.tools clients config errors lifecycle middleware problems routes \
                           session_routes sessions sessions.claims sessions.credentials sessions.dynamodb \
                           sessions.sqlite \
                           telemetry turns
     config:               errors settings
     settings:             setting
     setting:
+    clients:              sessions
     session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               deadline errors events lifecycle problems running sessions turns wire
     middleware:           errors lifecycle problems telemetry
@@ -82,18 +86,19 @@ RINGS = table("""
 # Every package that is not ours and exactly who imports it: no framework below `wire`.
 OUTSIDE = table("""
     aiodynamo:            sessions.credentials sessions.dynamodb
-    aiohttp:              agents.messages_api sessions.dynamodb
+    aiohttp:              agents.messages_api lambda_runtime sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app lambda_events main problems routes session_routes
+    fastapi:              app lambda_environment lambda_events main problems routes session_routes
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
-    mangum:               handler
+    mangum:               lambda_events
     pydantic:             agents.from_pydantic_ai agents.tools config problems session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
     pydantic_settings:    settings
-    starlette:            main middleware problems routes
+    snapshot_restore_py:  lambda_environment
+    starlette:            lambda_events lambda_runtime main middleware problems routes
     strands:              agents.from_strands
     typing_extensions:    agents.tools
     uvicorn:              __main__ connections

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from tests.machine import free_port, listens, wait_until
 ROOT = Path(__file__).parents[2]
 INVOKE = "/2015-03-31/functions/function/invocations"
 TIMEOUT_S = 29  # as template.yaml has it
+BUFFERED = (sys.executable, "-m", "awslambdaric", "handler.handler")
+STREAMING = (sys.executable, "-m", "app.lambda_runtime")
 # What Lambda sets and the emulator does not.
 PLATFORM = {
     "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
@@ -86,17 +88,24 @@ def load_event(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def emulator(rie: str, settings: Mapping[str, str], log: Path, timeout_s: int = TIMEOUT_S) -> Iterator[Emulator]:
+def emulator(
+    rie: str,
+    settings: Mapping[str, str],
+    log: Path,
+    timeout_s: int = TIMEOUT_S,
+    command: Sequence[str] = BUFFERED,
+) -> Iterator[Emulator]:
     """A new environment that ends with the block. Nothing of ours is imported before the first call.
 
     timeout_s: after which it ends an invocation
+    command:   of the runtime
     """
     port, api_port = free_port(), free_port()
     emulate = [rie, "--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
     emulate += ["--runtime-api-address", f"127.0.0.1:{api_port}"]
     # Through `env`, because the emulator would obey some of our settings itself (LOG_LEVEL).
     runtime = ["env", *(f"{name}={value}" for name, value in settings.items())]
-    runtime += [sys.executable, "-m", "awslambdaric", "handler.handler"]
+    runtime += command
     with (
         log.open("wb") as output,
         subprocess.Popen(
