@@ -15,7 +15,7 @@ from typing import Any, TypeAlias  # noqa: E402
 
 from app.errors import MalformedEvent, ResponseTooLarge, ServiceError  # noqa: E402
 from app.lambda_environment import Environment  # noqa: E402
-from app.lambda_events import PONG, adapter, is_ping, problem, readable  # noqa: E402
+from app.lambda_events import PONG, Event, adapter, is_ping, problem, readable, wants_several  # noqa: E402
 from app.main import build  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 Result: TypeAlias = dict[str, Any]
 
 MAX_RESULT_BYTES = 5_767_168  # 5.5 MiB; at 6,291,556 the runtime refuses the answer and the environment is lost
-CHECK_OVER_CHARS = 450_000  # JSON makes at most twelve bytes of a character, so shorter bodies always fit
+MAX_BALANCER_BYTES = 950_000  # a load balancer takes 1 MB, whatever the runtime takes, and makes a 502 of more
+CHECK_OVER_CHARS = 75_000  # JSON makes at most twelve bytes of a character, so shorter bodies always fit
 
 environment = Environment(build())
 mangum = adapter(environment.app)
@@ -39,24 +40,28 @@ def handler(event: object, context: object) -> Result:
         if is_ping(event):
             return PONG
         environment.loop.run_until_complete(environment.prepare())
-        return _within_limit(mangum(readable(event), context))  # type: ignore[arg-type]  # unchecked, as said
+        return _within_limit(mangum(readable(event), context), event)  # type: ignore[arg-type]  # unchecked, as said
     except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
         log.warning("event cannot be read", extra={"reason": type(exc).__name__})
-        return _problem(MalformedEvent())
+        return _problem(MalformedEvent(), event)
 
 
-def _within_limit(result: Result) -> Result:
-    if len(result.get("body") or "") > CHECK_OVER_CHARS and len(json.dumps(result)) > MAX_RESULT_BYTES:
-        headers = {name.lower(): value for name, value in result.get("headers", {}).items()}
-        return _problem(ResponseTooLarge(), headers.get("x-request-id"))
+def _within_limit(result: Result, event: Event) -> Result:
+    limit = MAX_BALANCER_BYTES if "elb" in event["requestContext"] else MAX_RESULT_BYTES
+    if len(result.get("body") or "") > CHECK_OVER_CHARS and len(json.dumps(result)) > limit:
+        headers = result.get("multiValueHeaders", {}) | result.get("headers", {})
+        known = headers.get("x-request-id")
+        return _problem(ResponseTooLarge(), event, known[-1] if isinstance(known, list) else known)
     return result
 
 
-def _problem(error: ServiceError, request_id: str | None = None) -> Result:
+def _problem(error: ServiceError, event: object, request_id: str | None = None) -> Result:
     response = problem(error, request_id)
+    headers = {name.decode(): value.decode() for name, value in response.raw_headers}
+    several = {"multiValueHeaders": {name: [value] for name, value in headers.items()}}
     return {
         "statusCode": response.status_code,
-        "headers": {name.decode(): value.decode() for name, value in response.raw_headers},
+        **(several if wants_several(event) else {"headers": headers}),
         "body": bytes(response.body).decode(),
         "isBase64Encoded": False,
     }

@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from fastapi.responses import Response
 from mangum import Mangum
@@ -22,6 +23,7 @@ Event: TypeAlias = dict[str, Any]
 
 HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?")  # what Mangum can split into a name and a port
 PORT = re.compile(r"[0-9]{1,5}")
+PARAMETER = re.compile(r"\{(\w+)\+?\}")  # of a REST resource: /{proxy+}
 SCHEDULERS = ("aws.events", "aws.scheduler")
 PONG = {"statusCode": 200, "body": '{"status":"alive"}'}  # what a ping is answered
 
@@ -63,7 +65,34 @@ def readable(event: object) -> Event:
             name: [value for value in values or () if isinstance(value, str) and _is_readable(name.lower(), value)]
             for name, values in event["multiValueHeaders"].items()
         }
+    return _without_base(event)
+
+
+def _without_base(event: Event) -> Event:
+    """Return the event with the path that the service knows: without its API's stage or base path."""
+    context = event["requestContext"]
+    if "http" in context:  # payload 2.0 has the stage in its path, behind a custom domain too
+        path = _after(f"/{context.get('stage')}", context["http"]["path"])
+        return event | {"requestContext": context | {"http": context["http"] | {"path": path}}}
+    if "resource" in event:  # REST has the base path of a custom domain in it
+        found = event.get("pathParameters") or {}
+        tail = unquote(PARAMETER.sub(lambda name: found.get(name[1], name[0]), event["resource"]))
+        path, whole = event["path"], unquote(event["path"])
+        if whole.endswith(tail):
+            return event | {"path": _after(whole.removesuffix(tail), path)}
     return event
+
+
+def _after(base: str, path: str) -> str:
+    return path.removeprefix(base) or "/" if f"{path}/".startswith(f"{base}/") else path
+
+
+def wants_several(event: object) -> bool:
+    """Return whether this is a load balancer that reads, of a result, only headers with several values each."""
+    if not isinstance(event, dict) or event.get("multiValueHeaders") is None:
+        return False
+    context = event.get("requestContext")
+    return isinstance(context, dict) and "elb" in context
 
 
 def request_of(mangum: Mangum, event: object, context: object) -> tuple[Scope, bytes]:

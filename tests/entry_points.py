@@ -90,9 +90,10 @@ class HTTPClient(SessionFile):
 
 @dataclass
 class HandlerClient(SessionFile):
-    """`handler.handler` in a process of its own, fed HTTP API events (payload 2.0)."""
+    """`handler.handler` in a process of its own, fed HTTP API events (payload 2.0). `log` is what it has logged."""
 
     process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
 
     def request(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str | bytes] = {}) -> Answer:
         texts = {
@@ -112,6 +113,7 @@ class HandlerClient(SessionFile):
         for line in self.process.stdout:  # its own log lines stand between the results
             if line.startswith("RESULT "):
                 return json.loads(line.removeprefix("RESULT "))
+            self.log.append(line)
         raise AssertionError("the handler's process ended")
 
 
