@@ -14,7 +14,7 @@ TESTED :=
 STAGES = quickstart lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check chaos-check container sam
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quickstart lint types stores container sam ci stages bench bench-check chaos chaos-check lock clean
+.PHONY: help run test zip build-AgentFunction quickstart lint types stores container sam ci stages bench bench-check chaos chaos-check lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -69,6 +69,27 @@ ci: ## All of it; a tool that is absent is an error
 stages: # What CI consists of
 	@echo $(STAGES)
 
+zip: ## Package the service for Lambda as build/agent-service.zip (ARCH=x86_64 for other machines)
+	@rm -rf build && mkdir -p build/package
+	@$(MAKE) --no-print-directory build-AgentFunction ARTIFACTS_DIR=build/package
+	@cd build/package && '$(PYTHON)' -m zipfile --create ../agent-service.zip *
+	@ls -l build/agent-service.zip
+
+# What a zip holds: the service, and every dependency as a wheel for Lambda's machine, whatever machine this is.
+# `sam build` calls it, too. Bytecode is of use only from the Python that will run it; without it a cold start doubles.
+ARCH ?= arm64
+FOR ?= 3.13
+build-AgentFunction:
+	@'$(PYTHON)' -m pip install --quiet --disable-pip-version-check --no-compile --target '$(ARTIFACTS_DIR)' \
+		--platform manylinux2014_$(ARCH:arm64=aarch64) --platform manylinux_2_28_$(ARCH:arm64=aarch64) \
+		--implementation cp --python-version $(FOR) --only-binary :all: --require-hashes --no-deps -r requirements.txt
+	@cp -R handler.py app '$(ARTIFACTS_DIR)'
+	@find '$(ARTIFACTS_DIR)' -name __pycache__ -prune -exec rm -rf {} +
+	@if python=$$(.ci/python $(FOR)); then \
+		$$python -m compileall -q --invalidation-mode unchecked-hash '$(ARTIFACTS_DIR)'; \
+	else echo "without Python $(FOR) the package has no bytecode, and cold starts take longer" >&2; fi
+	@chmod -R a+rX '$(ARTIFACTS_DIR)'
+
 lock: $(DEV)/ready-$(VERSION) ## Pin requirements*.txt from pyproject.toml (FLAGS=--upgrade for newer ones)
 	$(COMPILE) --output-file requirements.txt
 	$(COMPILE) --output-file requirements-dev.txt --group dev --constraint requirements.txt
@@ -77,7 +98,7 @@ COMPILE = $(DEV)/bin/uv pip compile pyproject.toml $(FLAGS) --quiet --universal 
 	--generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
 clean: ## Remove environments, fetched tools and caches
-	rm -rf .venv* .cache .aws-sam .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .cache .aws-sam build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The marker's name holds the version, so that another PYTHON makes the environment anew.

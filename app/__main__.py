@@ -71,10 +71,11 @@ def serve() -> None:
     """Serve until a signal, drain, and return."""
     app = composition.build()
     settings = app.state.settings
+    host, port = settings.address
     server = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
+        host=host,
+        port=port,
         http=_protocol(),
         lifespan="on",
         ws="none",
@@ -83,7 +84,7 @@ def serve() -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         # Turns have ended by then; this ends readers that do not read. It counts from the end of the drain delay.
-        timeout_graceful_shutdown=settings.shutdown_grace_s - settings.drain_delay_s - READERS_RESERVE_S,
+        timeout_graceful_shutdown=settings.grace_s - settings.drain_delay_s - READERS_RESERVE_S,
     )
     Server(server).run()
 

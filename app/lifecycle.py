@@ -218,7 +218,7 @@ class Lifecycle:
         ends_at = self._announce()
         self._serving = False
         await self._wait(self._settled(), ends_at - STOP_RESERVE_S - _now())
-        for even_storing, reserve_s in ((False, STORE_RESERVE_S), (True, CLOSE_RESERVE_S)):
+        for even_storing, reserve_s in ((False, min(STORE_RESERVE_S, self._grace_s / 3)), (True, CLOSE_RESERVE_S)):
             for turn in tuple(self._turns):
                 turn.stop(ShuttingDown(), even_storing=even_storing)
             if self._turns:

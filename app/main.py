@@ -86,8 +86,8 @@ def create_app(
     lifecycle = Lifecycle(
         max_turns=settings.max_concurrent_turns,
         drain_delay_s=settings.drain_delay_s,
-        grace_s=settings.shutdown_grace_s,
-        warm_in_call_s=WARM_IN_CALL_S if settings.lambda_function else 0.0,
+        grace_s=settings.grace_s,
+        warm_in_call_s=WARM_IN_CALL_S if settings.frozen else 0.0,
         store_fails_s=settings.readyz_store_fail_after_s,
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
@@ -98,13 +98,13 @@ def create_app(
         settings.max_message_bytes,
         body_s,
         heartbeat_s,
-        stop_on_disconnect=settings.on_disconnect == "stop" and settings.lambda_function is None,
+        stop_on_disconnect=settings.on_disconnect == "stop" and not settings.frozen,
     )
     production = settings.environment == "production"
     app = FastAPI(
         title="agent-service",
         version=VERSION,
-        lifespan=_lifespan(lifecycle, clients, store.ping, in_background=settings.lambda_function is None),
+        lifespan=_lifespan(lifecycle, clients, store.ping, in_background=not settings.frozen),
         docs_url=None if production else "/docs",
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the caller's Host

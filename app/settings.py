@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import web_function
 from app.setting import Positive, lower, one_line, setting, split, strip, upper
 
 ENV_FILE = ".env"
 # What the agents obey that are made of a model here; any other agent would ignore a limit in silence.
 OF_A_MODEL = ("instructions", "instructions_file", "tools", "max_output_tokens", "max_tokens", "max_cost_usd", "prices")
 MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
+OF_A_STOP = ("drain_delay_s", "shutdown_grace_s")
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
 
@@ -35,12 +37,7 @@ class Settings(BaseSettings):
         "where this runs; production refuses what only suits a laptop",
     )
     max_steps: int = setting(
-        "AGENT_MAX_STEPS",
-        6,
-        "a whole number from 1 to 50",
-        "model calls a turn may make",
-        ge=1,
-        le=50,
+        "AGENT_MAX_STEPS", 6, "a whole number from 1 to 50", "model calls a turn may make", ge=1, le=50
     )
     api_key: Annotated[SecretStr | None, BeforeValidator(strip), AfterValidator(one_line)] = setting(
         "ANTHROPIC_API_KEY",
@@ -56,12 +53,7 @@ class Settings(BaseSettings):
     )
     host: str = setting("HOST", "127.0.0.1", "an address", "address that `python -m app` listens on", min_length=1)
     port: int = setting(
-        "PORT",
-        8000,
-        "a whole number from 1 to 65535",
-        "port that `python -m app` listens on",
-        ge=1,
-        le=65535,
+        "PORT", 8000, "a whole number from 1 to 65535", "port that `python -m app` listens on", ge=1, le=65535
     )
     agent: str | None = setting(
         "AGENT",
@@ -162,12 +154,7 @@ class Settings(BaseSettings):
         le=200,
     )
     sessions_keep_days: int = setting(
-        "SESSIONS_KEEP_DAYS",
-        30,
-        "a whole number from 1 to 3650",
-        "days until a turn expires",
-        ge=1,
-        le=3650,
+        "SESSIONS_KEEP_DAYS", 30, "a whole number from 1 to 3650", "days until a turn expires", ge=1, le=3650
     )
     max_message_bytes: int = setting(
         "MAX_MESSAGE_BYTES",
@@ -228,6 +215,12 @@ class Settings(BaseSettings):
     lambda_function: str | None = setting(
         "AWS_LAMBDA_FUNCTION_NAME", None, "a text", "set by Lambda, which has no file to keep sessions in"
     )
+    http_endpoint: Annotated[str | None, AfterValidator(web_function.checked)] = setting(
+        "AWS_LAMBDA_HTTP_ENDPOINT",
+        None,
+        "host:port, an IPv6 host in brackets",
+        "set by Lambda Web Functions: where `python -m app` listens, whatever HOST and PORT say",
+    )
 
     @property
     def agent_name(self) -> str:
@@ -238,10 +231,29 @@ class Settings(BaseSettings):
             return "pydantic-ai"
         return "claude" if self.api_key else "echo"
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where `python -m app` listens."""
+        return web_function.address(self.http_endpoint) if self.http_endpoint else (self.host, self.port)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the process stands still between two calls, as on Lambda, if it is no Web Function."""
+        return self.lambda_function is not None and self.http_endpoint is None
+
+    @property
+    def grace_s(self) -> float:
+        """How long the process may live after the first signal."""
+        return web_function.GRACE_S if self.http_endpoint else self.shutdown_grace_s
+
     def validate(self) -> list[str]:  # type: ignore[override]  # pydantic's own is a deprecated class method
         """Return what is wrong with the settings as a whole, one text each; empty when the process may start."""
-        where = "in production" if self.environment == "production" else "on Lambda" if self.lambda_function else None
+        on_lambda = self.lambda_function or self.http_endpoint
+        where = "in production" if self.environment == "production" else "on Lambda" if on_lambda else None
         problems = self._validate_agent()
+        if self.http_endpoint:
+            timeout_s = self.timeout_s if "timeout_s" in self.model_fields_set else None
+            problems += web_function.problems(timeout_s, self._names(OF_A_STOP))
         if where and not self.sessions_table:
             problems.append(f"SESSIONS_TABLE is required {where}; a file there forgets or divides the sessions")
         if self.sessions_table and not self.aws_region:
@@ -259,11 +271,14 @@ class Settings(BaseSettings):
         if self.agent_model is None and self.agent_name == "pydantic-ai":
             problems.append("AGENT_MODEL is required with AGENT=pydantic-ai; name provider:model")
         ignored: tuple[str, ...] = {"claude": (), "pydantic-ai": ("prices",)}.get(self.agent_name, OF_A_MODEL)
-        unused = [str(type(self).model_fields[name].validation_alias) for name in ignored if self._is_set(name)]
-        problems += [f"{name} has no effect on this agent" for name in unused]
+        problems += [f"{name} has no effect on this agent" for name in self._names(ignored)]
         if self.instructions and self.instructions_file:
             problems.append("AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other")
         return problems
+
+    def _names(self, fields: tuple[str, ...]) -> list[str]:
+        """Return the variables of those fields that are set."""
+        return [str(type(self).model_fields[field].validation_alias) for field in fields if self._is_set(field)]
 
     def _is_set(self, name: str) -> bool:
         return bool(getattr(self, name) != type(self).model_fields[name].default)

@@ -14,6 +14,12 @@ from tests.entry_points import environment
 
 CANARY = "canary-7f3a"
 PRODUCTION = {"ENVIRONMENT": "production", "SESSIONS_TABLE": "sessions", "AWS_REGION": "eu-central-1"}
+WEB_FUNCTION = {
+    "AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:3000",
+    "AGENT_TIMEOUT_S": "27",
+    "SESSIONS_TABLE": "sessions",
+    "AWS_REGION": "eu-central-1",
+}
 NAMES = [str(field.validation_alias) for field in Settings.model_fields.values()]
 
 
@@ -104,6 +110,17 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
             {"AWS_LAMBDA_FUNCTION_NAME": "f"},
             "SESSIONS_TABLE is required on Lambda; a file there forgets or divides the sessions",
         ),
+        (
+            WEB_FUNCTION | {"SESSIONS_TABLE": ""},
+            "SESSIONS_TABLE is required on Lambda; a file there forgets or divides the sessions",
+        ),
+        (
+            WEB_FUNCTION | {"AGENT_TIMEOUT_S": ""},
+            "AGENT_TIMEOUT_S is required on a Web Function: timeoutSeconds of its revision less 3",
+        ),
+        (WEB_FUNCTION | {"AGENT_TIMEOUT_S": "898"}, "AGENT_TIMEOUT_S must be at most 897 on a Web Function"),
+        (WEB_FUNCTION | {"DRAIN_DELAY_S": "2"}, "DRAIN_DELAY_S has no effect on a Web Function"),
+        (WEB_FUNCTION | {"SHUTDOWN_GRACE_S": "9"}, "SHUTDOWN_GRACE_S has no effect on a Web Function"),
         ({"SESSIONS_TABLE": "sessions"}, "AWS_REGION is required with SESSIONS_TABLE"),
         ({"DRAIN_DELAY_S": "6"}, "SHUTDOWN_GRACE_S must be at least DRAIN_DELAY_S and 3 seconds"),
         ({"AGENT_MAX_STEPS": "0"}, "AGENT_MAX_STEPS must be a whole number from 1 to 50"),
@@ -280,3 +297,43 @@ def test_an_agent_that_cannot_be_had_is_a_bad_setting_like_any_other(entry: list
     assert "AGENT cannot be found: ModuleNotFoundError" in ended.stderr
     assert "AWS_REGION is required with SESSIONS_TABLE" in ended.stderr
     assert CANARY.replace("-", "_") not in ended.stdout.replace('"agent": "canary_7f3a:agent"', "") + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("0.0.0.0:3000", ("0.0.0.0", 3000)),  # noqa: S104 what Lambda says
+        ("localhost:1", ("localhost", 1)),
+        ("[::]:65535", ("::", 65535)),
+        ("[2001:db8::1]:3000", ("2001:db8::1", 3000)),
+        ("", ("127.0.0.1", 8000)),
+    ],
+)
+def test_the_endpoint_of_a_web_function_is_where_it_listens(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, address: tuple[str, int]
+) -> None:
+    assert problems(monkeypatch, **WEB_FUNCTION, AWS_LAMBDA_FUNCTION_NAME="f") == []
+    monkeypatch.setenv("AWS_LAMBDA_HTTP_ENDPOINT", endpoint)
+    assert config.load().address == address
+    assert config.load().frozen is (endpoint == "")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "3000",
+        ":3000",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:3000/",
+        "::1:3000",
+        "[::1]",
+        "[host]:3000",
+        "a b:1",
+        "h:1\n",
+    ],
+)
+def test_what_is_no_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    found = problems(monkeypatch, **WEB_FUNCTION | {"AWS_LAMBDA_HTTP_ENDPOINT": endpoint})
+    assert found == ["AWS_LAMBDA_HTTP_ENDPOINT must be host:port, an IPv6 host in brackets"]

@@ -17,7 +17,8 @@ from tests.model_script import Call, says
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("benchmarks/*.md")]
-OWN = {name: field for name, field in Settings.model_fields.items() if name != "lambda_function"}
+SET_BY_LAMBDA = {"lambda_function", "http_endpoint"}
+OWN = {name: field for name, field in Settings.model_fields.items() if name not in SET_BY_LAMBDA}
 
 
 def default(value: object) -> str:

@@ -41,9 +41,10 @@ RINGS = table("""
                           sessions.sqlite \
                           telemetry turns
     config:               errors settings
-    settings:             setting
+    settings:             setting web_function
     setting:
     clients:              sessions
+    web_function:
     session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               deadline errors events lifecycle problems running sessions turns wire
     middleware:           errors lifecycle problems telemetry

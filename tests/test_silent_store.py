@@ -9,6 +9,7 @@ from app.config import Settings
 from app.errors import StoreRefused, StoreUnavailable
 from app.lifecycle import Lifecycle
 from app.sessions import SessionKey, TurnItem
+from app.web_function import GRACE_S
 from tests import agents
 from tests.in_process import App, Outage, serving, warm
 from tests.memory_store import MemoryStore
@@ -98,6 +99,20 @@ async def test_a_process_ends_within_its_grace_though_the_store_does_not_answer(
         await drained(app)
         answer = await turn
     assert (answer.status, answer.slug) == (503, "shutting-down")
+
+
+async def test_a_turn_that_is_being_stored_may_be_so_even_within_the_second_of_a_web_function(
+    settings: Settings,
+) -> None:
+    store = Silent("commit")
+    async with warm(settings.model_copy(update={"http_endpoint": "0.0.0.0:3000"}), store=store) as app:
+        turn = asyncio.create_task(app.chat("hello"))
+        await store.begun.wait()
+        ending = asyncio.create_task(drained(app))
+        await asyncio.sleep(GRACE_S / 3)
+        assert not turn.done()
+        await ending
+        assert (await turn).slug == "shutting-down"
 
 
 async def test_a_turn_that_is_being_given_back_is_not_stopped_in_it(settings: Settings) -> None:
