@@ -100,7 +100,11 @@ class Routes:
         return {"status": "ready", "running_turns": self._lifecycle.running_turns}
 
     async def chat(self, request: Request) -> Response:
-        """Take one turn of a session: `Accept: text/event-stream` streams it, anything else waits for the answer."""
+        """Take one turn of a session: `Accept: text/event-stream` streams it, anything else waits for the answer.
+
+        `Idempotency-Key` makes a retry safe, `Prefer: wait=N` waits for a busy session, and `X-Request-Timeout` says
+        after how many seconds nobody waits any more.
+        """
         await self._lifecycle.check_turn()
         stream = wire.wants_stream(",".join(request.headers.getlist("accept")))
         turn_request = await self._parse(request)

@@ -5,7 +5,8 @@
         yield turn.message
 
 It may also yield `ToolCall`, `ToolResult`, `State`, `Usage` and `Stop` (`app.events`). An agent that holds something
-open is an async context manager too: it is entered before the first turn and left after the last.
+open is an async context manager too: it is entered before the first turn and left after the last, on Lambda again after
+each long freeze, whose connections are dead.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
