@@ -201,4 +201,5 @@ BAR = Bar(
     promise="Slow callers are cut off in time, cost little, and keep nobody from being served.",
     control="our HTTP protocol, in the place of which stands uvicorn's",
     run=run,
+    alone=True,
 )
