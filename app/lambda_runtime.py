@@ -85,7 +85,7 @@ class Upload:
     @property
     def begun(self) -> bool:
         """Whether a byte is out, after which an error can only be told at the end."""
-        return self._writer is not None or self._lost
+        return self._writer is not None
 
     async def __call__(self, message: Message) -> None:
         """Send an ASGI message on."""
@@ -111,10 +111,7 @@ class Upload:
 
     async def _begin(self, prelude: bytes) -> None:
         host, _, port = self._api.partition(":")
-        try:
-            self._reader, self._writer = await asyncio.open_connection(host, int(port))
-        except OSError as exc:
-            self._lose(exc)
+        self._reader, self._writer = await asyncio.open_connection(host, int(port))
         head = f"POST {self._path} HTTP/1.1\r\n".encode() + _lines({"Host": self._api, **STREAMING})
         await self._write(head + b"%x\r\n%b\r\n" % (len(prelude), prelude))
 

@@ -61,6 +61,7 @@ class Emulator:
     host: str
     port: int
     log: Path | None = None
+    pid: int | None = None
 
     def invoke(self, event: object) -> Reply:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
@@ -119,6 +120,6 @@ def emulator(
     ):
         try:
             wait_until(lambda: listens("127.0.0.1", port), limit_s=10, what="the emulator listens")
-            yield Emulator("127.0.0.1", port, log)
+            yield Emulator("127.0.0.1", port, log, process.pid)
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # the runtime is a child of the emulator
