@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.documents import OPERATIONS, load, of_type, properties, variables
+from tests.deployment.documents import OPERATIONS, load, of_type, properties
 from tests.deployment.promises import DELETE, Document, Promises, Rule, is_noticed
 
 promises = Promises()
@@ -14,7 +14,8 @@ promises = Promises()
 def watched(alarm: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Each metric of an alarm as (namespace, metric, the values of its plain dimensions)."""
     single = [alarm] if "MetricName" in alarm else []
-    several = [m["MetricStat"]["Metric"] for m in alarm.get("Metrics", []) if "MetricStat" in m]
+    listed = [m["Fn::If"][1] if "Fn::If" in m else m for m in alarm.get("Metrics", [])]
+    several = [m["MetricStat"]["Metric"] for m in listed if "MetricStat" in m]
     for metric in single + several:
         values = [d["Value"] for d in metric["Dimensions"] if isinstance(d["Value"], str)]
         yield metric["Namespace"], metric["MetricName"], tuple(values)
@@ -27,6 +28,8 @@ def watched(alarm: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]
     ("DurationAlarm", DELETE),
     ("TableThrottlesAlarm", DELETE),
     ("TableSystemErrorsAlarm.Properties.Metrics.2", DELETE),
+    ("ServerErrorsAlarm.Properties.Metrics.1", DELETE),
+    ("ServerErrorsAlarm.Properties.Metrics.2", DELETE),
 )
 def alarms_watch_every_way_to_fail(template: Document) -> None:
     alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
@@ -36,6 +39,7 @@ def alarms_watch_every_way_to_fail(template: Document) -> None:
         ("AWS/Lambda", "Duration", ()),
         ("AWS/Lambda", "Url5xxCount", ()),
         ("AWS/ApiGateway", "5xx", ()),
+        ("AWS/ApiGateway", "5XXError", ()),
         ("AWS/DynamoDB", "ReadThrottleEvents", ()),
         ("AWS/DynamoDB", "WriteThrottleEvents", ()),
     } | {("AWS/DynamoDB", "SystemErrors", (operation,)) for operation in OPERATIONS}
@@ -49,11 +53,32 @@ def alarms_tell_the_topic(template: Document) -> None:
     assert [alarm["AlarmActions"] for alarm in alarms] == [tell] * 6
 
 
-@promises.broken_by(("DurationAlarm.Properties.Threshold", 25000))
+@promises.broken_by(
+    ("ServerErrorsAlarm.Properties.Metrics.1.Fn::If.0", "HasRestApi"),
+    ("ServerErrorsAlarm.Properties.Metrics.2.Fn::If.0", "HasHttpApi"),
+    ("RestApiGateway.Properties.Name", {"Ref": "AWS::StackName"}),
+)
+def an_alarm_watches_the_front_doors_that_exist(template: Document) -> None:
+    conditional = [m["Fn::If"] for m in properties(template, "ServerErrorsAlarm")["Metrics"] if "Fn::If" in m]
+    assert [(condition, metric["Id"]) for condition, metric, _ in conditional] == [
+        ("HasHttpApi", "api"),
+        ("HasRestApi", "rest"),
+    ]
+    [named] = conditional[1][1]["MetricStat"]["Metric"]["Dimensions"]
+    assert named["Value"] == properties(template, "RestApiGateway")["Name"]
+
+
+@promises.broken_by(
+    ("Mappings.Modes.buffer.SlowMs", 25000),
+    ("Mappings.Modes.stream.SlowMs", 296000),
+    ("DurationAlarm.Properties.Threshold", 20000),
+)
 def the_duration_alarm_rings_before_the_deadline(template: Document) -> None:
     alarm = properties(template, "DurationAlarm")
     assert alarm["ExtendedStatistic"] == "p99"
-    assert alarm["Threshold"] < int(variables(template)["AGENT_TIMEOUT_S"]) * 1000
+    assert alarm["Threshold"] == {"Fn::FindInMap": ["Modes", {"Ref": "ResponseMode"}, "SlowMs"]}
+    for mode in template["Mappings"]["Modes"].values():
+        assert mode["SlowMs"] < int(mode["TurnS"]) * 1000
 
 
 @pytest.fixture(scope="module")

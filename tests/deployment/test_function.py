@@ -11,6 +11,7 @@ from tests.deployment.documents import ROOT, SETTINGS, TABLE, load, of_type, pro
 from tests.deployment.promises import DELETE, Document, Promises, Rule, is_noticed
 
 API_GATEWAY_LIMIT_S = 30  # how long an HTTP API waits for its integration; no quota raises it
+LAMBDA_LIMIT_S = 900  # for an invocation, and as long a REST API that streams waits
 
 promises = Promises()
 
@@ -50,17 +51,44 @@ def the_environment_has_no_default(template: Document) -> None:
 
 
 @promises.broken_by(
-    ("AgentFunction.Properties.Timeout", 27),
-    ("AgentFunction.Properties.Timeout", 30),
-    ("AgentFunction.Properties.Environment.Variables.AGENT_TIMEOUT_S", "27"),
+    ("Mappings.Modes.buffer.TimeoutS", 27),
+    ("Mappings.Modes.buffer.TimeoutS", 30),
+    ("Mappings.Modes.buffer.TurnS", "27"),
+    ("Mappings.Modes.stream.TimeoutS", 901),
+    ("Mappings.Modes.stream.TurnS", "298"),
+    ("AgentFunction.Properties.Timeout", 60),
+    ("AgentFunction.Properties.Environment.Variables.AGENT_TIMEOUT_S", "60"),
     ("HttpApiIntegration.Properties.TimeoutInMillis", 10000),
+    ("RestApiMethod.Properties.Integration.TimeoutInMillis", 29000),
+    ("RestApiMethod.Properties.Integration.TimeoutInMillis", 900001),
 )
 def the_platform_waits_longer_than_a_turn_may_take(template: Document) -> None:
-    timeout_s = properties(template, "AgentFunction")["Timeout"]
-    deadline_s = int(variables(template)["AGENT_TIMEOUT_S"])
-    assert deadline_s + 3 <= timeout_s < API_GATEWAY_LIMIT_S
+    assert properties(template, "AgentFunction")["Timeout"] == of_mode("TimeoutS")
+    assert variables(template)["AGENT_TIMEOUT_S"] == of_mode("TurnS")
+    modes = template["Mappings"]["Modes"]
+    assert modes["buffer"]["TimeoutS"] < API_GATEWAY_LIMIT_S
+    assert modes["stream"]["TimeoutS"] <= LAMBDA_LIMIT_S
+    for mode in modes.values():
+        assert int(mode["TurnS"]) + 3 <= mode["TimeoutS"]
     (integration,) = of_type(template, "AWS::ApiGatewayV2::Integration").values()
     assert "TimeoutInMillis" not in integration
+    streaming = properties(template, "RestApiMethod")["Integration"]["TimeoutInMillis"]
+    assert modes["stream"]["TimeoutS"] * 1000 < streaming <= LAMBDA_LIMIT_S * 1000
+
+
+def of_mode(name: str) -> Document:
+    return {"Fn::FindInMap": ["Modes", {"Ref": "ResponseMode"}, name]}
+
+
+@promises.broken_by(
+    ("AgentFunction.Properties.Environment.Variables.LAMBDA_RESPONSE_MODE", "stream"),
+    ("Parameters.ResponseMode.Default", "stream"),
+    ("Parameters.ResponseMode.AllowedValues", ["buffer", "stream", "both"]),
+)
+def the_function_answers_in_the_mode_of_its_front_doors(template: Document) -> None:
+    mode = template["Parameters"]["ResponseMode"]
+    assert variables(template)["LAMBDA_RESPONSE_MODE"] == {"Ref": "ResponseMode"}
+    assert (mode["Default"], mode["AllowedValues"]) == ("buffer", ["buffer", "stream"])
 
 
 @promises.broken_by(("AgentFunction.Properties.ReservedConcurrentExecutions", DELETE))
