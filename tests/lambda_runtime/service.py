@@ -131,6 +131,8 @@ class Environment:
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "AWS_LAMBDA_RUNTIME_API": f"{host}:{port}",
             "AWS_LAMBDA_FUNCTION_NAME": "function",
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
             "AWS_LAMBDA_INITIALIZATION_TYPE": self.function.kind,
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
             **(several if self.function.concurrency > 1 else {}),
