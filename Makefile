@@ -14,10 +14,10 @@ TESTED :=
 STAGES = quickstart lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check chaos-check container sam
 
 .DEFAULT_GOAL := help
-.PHONY: help run test zip build-AgentFunction quickstart lint types stores container sam ci stages bench bench-check chaos chaos-check lock clean
+.PHONY: help run test zip build-AgentFunction quickstart lint types stores container sam ci stages web-adapter bench bench-check chaos chaos-check lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: $(RUN)/ready-$(VERSION) ## Serve on http://127.0.0.1:8000: echo agent, SQLite sessions, no account
 	@port=$$($(RUN)/bin/python -c 'from app import config; print(config.load().port)' 2>/dev/null || echo 8000); \
@@ -50,6 +50,10 @@ container: $(DEV)/ready-$(VERSION) ## Build the image and use it as Cloud Run, K
 
 sam: $(DEV)/ready-$(VERSION) ## Validate, build and invoke the SAM template (Docker)
 	@$(WITH) engine sam dynoxide -- $(PYTEST) tests/sam
+
+# No stage of CI: it needs a Rust toolchain.
+web-adapter: $(DEV)/ready-$(VERSION) ## Test behind AWS's Lambda Web Adapter, built here once (cargo, minutes)
+	@$(WITH) web-adapter -- $(PYTEST) tests/lambda_runtime/test_web_adapter.py
 
 bench: $(DEV)/ready-$(VERSION) ## Print the table of ratios
 	@$(WITH) dynoxide -- $(DEV)/bin/python -m benchmarks
