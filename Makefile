@@ -61,7 +61,7 @@ bench: $(DEV)/ready-$(VERSION) ## Print the table of ratios
 bench-check: $(DEV)/ready-$(VERSION) # A quick pass: every count exactly, every ratio within a quarter of its bar
 	@$(WITH) dynoxide -- $(DEV)/bin/python -m benchmarks --quick --check
 
-chaos: $(DEV)/ready-$(VERSION) ## Hold the guarantees while everything fails, for ten minutes (docs/guarantees.md)
+chaos: $(DEV)/ready-$(VERSION) ## Hold the guarantees while everything fails, for a quarter of an hour (docs/guarantees.md)
 	@$(WITH) dynoxide haproxy -- $(DEV)/bin/python -m tests.chaos --full
 
 chaos-check: $(DEV)/ready-$(VERSION) # The same for three minutes

@@ -55,7 +55,7 @@ def main() -> int:
     """Run the bars and return the exit status."""
     names = [bar.name for bar in BARS]
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="the long set, of some ten minutes")
+    parser.add_argument("--full", action="store_true", help="the long set, of about a quarter of an hour")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (1)")
     parser.add_argument("bar", nargs="*", choices=[*names, []], help=", ".join(names))
     options = parser.parse_args()
