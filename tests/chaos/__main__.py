@@ -18,6 +18,7 @@ from tests.chaos import (
     grace,
     hostile,
     interrupted,
+    invocations,
     kill,
     leaks,
     lengthy,
@@ -47,6 +48,7 @@ BARS = (
     lengthy.BAR,
     machine.BAR,
     contract.BAR,
+    invocations.BAR,
 )
 SHOWN = 5  # violations of a bar; more of them say no more
 

@@ -1,9 +1,12 @@
-"""`python -m tests.chaos.broken NAME,...`: the container server with something taken out of it, for negative controls.
+"""`python -m tests.chaos.broken NAME,... [ENTRY]`: the service with something taken out of it, for negative controls.
+
+ENTRY is the module whose `main` is run: the container server's, unless another one is named.
 
 A module's source is edited before anything imports it; an edit whose text the module no longer holds is an error, so a
 control cannot stay green by missing its target.
 """
 
+import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -62,6 +65,7 @@ EDITS = {
     "hasty unread": Edit("app.connections", "UNREAD_S = 60.0", "UNREAD_S = 5.0"),
     "hasty body": Edit("app.main", "BODY_S = 10.0", "BODY_S = 3.0"),
     "hasty keep-alive": Edit("app.__main__", "KEEP_ALIVE_S = 75", "KEEP_ALIVE_S = 5"),
+    "no platform margin": Edit("app.deadline", "PLATFORM_MARGIN_S = 1.5", "PLATFORM_MARGIN_S = 0.0"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
@@ -96,3 +100,7 @@ if __name__ == "__main__":
     from app.__main__ import main
 
     main()
+    for name in sys.argv.pop(1).split(","):
+        apply(EDITS[name])
+    entry = sys.argv.pop(1) if sys.argv[1:] else "app.__main__"
+    importlib.import_module(entry).main()

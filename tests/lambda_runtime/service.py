@@ -319,8 +319,9 @@ class Service:
             await each.asks_again()
             if each.idle:
                 return each
-        for each in [each for each in self.environments if not (each.alive or each.reserved) or each.init_failure]:
-            self.environments.remove(each)
+        ended = [each for each in self.environments if not (each.alive or each.reserved) or each.init_failure]
+        self.environments = [each for each in self.environments if each not in ended]
+        for each in ended:
             await each.stop()
         if len(self.environments) >= self.function.environments:
             return None

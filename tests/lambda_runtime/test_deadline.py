@@ -3,12 +3,19 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx2
 import pytest
 
-from tests.fake_model import FakeModel, in_thread
-from tests.lambda_runtime.emulator import Emulator, emulator, http_event
-from tests.machine import tool
+from tests.fake_model import FakeModel
+from tests.fake_model import in_thread as model_in_thread
+from tests.lambda_runtime.emulator import BUFFERED, STREAMING, Emulator, emulator, http_event
+from tests.lambda_runtime.front_door import Running, in_thread
+from tests.lambda_runtime.service import Function
+from tests.lambda_runtime.stuck_model import FAULTS, script
+from tests.machine import START_S, tool
 from tests.model_process import variables_for
 from tests.model_script import Call, Fault, Script, before_the_status, broken, error, says
 from tests.servers import sessions_table
@@ -30,7 +37,7 @@ HUNG: dict[str, tuple[Script, int, str]] = {
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[FakeModel]:
-    with in_thread() as found:
+    with model_in_thread() as found:
         yield found
 
 
@@ -55,3 +62,33 @@ def test_the_turn_is_answered_before_the_platform_ends_it(environment: Emulator,
     assert told in (body.get("type"), body.get("stop_reason"))
     assert environment.log is not None
     assert "timed out" not in environment.log.read_text()
+
+
+@pytest.mark.parametrize("command", [BUFFERED, STREAMING], ids=["buffered", "streaming"])
+def test_every_turn_is_answered_in_every_environment_at_once(
+    model: FakeModel, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    model.script.clear()
+    model.otherwise = script
+    with sessions_table() as table, ThreadPoolExecutor(len(FAULTS)) as callers:
+        settings = {**table.settings, **variables_for(model), "AGENT_TOOLS": "tests.model_tools:with_stuck"}
+        function = Function(command, tmp_path, settings, timeout_s=TIMEOUT_S, environments=len(FAULTS))
+        with in_thread(function) as running:
+
+            def meet(fault: str) -> tuple[str, int]:
+                """Return what is told of a fault, and the status of the session's next turn."""
+                session = fault.replace(" ", "-")
+                told = chat(running, session, fault).json()
+                return told.get("stop_reason") or told["type"].rpartition(":")[2], chat(
+                    running, session, "and now?"
+                ).status_code
+
+            list(callers.map(lambda _: httpx2.get(f"{running.url}/healthz", timeout=START_S), FAULTS))
+            found = dict(zip(FAULTS, callers.map(meet, FAULTS), strict=True))
+            assert running.report == []
+    assert found == {fault: (told, 200) for fault, (_, told) in FAULTS.items()}
+
+
+def chat(running: Running, session: str, message: str) -> httpx2.Response:
+    body = {"message": message, "session_id": session}
+    return httpx2.post(f"{running.url}/chat", json=body, timeout=START_S)
