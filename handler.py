@@ -26,8 +26,9 @@ MAX_RESULT_BYTES = 5_767_168  # 5.5 MiB; at 6,291,556 the runtime refuses the an
 MAX_BALANCER_BYTES = 950_000  # a load balancer takes 1 MB, whatever the runtime takes, and makes a 502 of more
 CHECK_OVER_CHARS = 75_000  # JSON makes at most twelve bytes of a character, so shorter bodies always fit
 
-environment = Environment(build())
-mangum = adapter(environment.app)
+app = build()
+environment = Environment(app)
+mangum = adapter(app)
 environment.open()
 gc.enable()
 gc.freeze()  # what is loaded now stays, so no collection needs to look at it again
@@ -39,7 +40,8 @@ def handler(event: object, context: object) -> Result:
     try:
         if is_ping(event):
             return PONG
-        environment.loop.run_until_complete(environment.prepare())
+        if environment.is_stale():
+            environment.loop.run_until_complete(environment.reopen())
         return _within_limit(mangum(readable(event), context), event)  # type: ignore[arg-type]  # unchecked, as said
     except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
         log.warning("event cannot be read", extra={"reason": type(exc).__name__})

@@ -49,12 +49,20 @@ class Environment:
         await self._lifespan.__aenter__()
         await self._lifecycle.warm_up(WARM_UP_S)
 
+    def is_stale(self) -> bool:
+        """Return, once for each invocation, whether the freeze before it may have outlived the connections."""
+        idle_s, self._used_at = self._clock() - self._used_at, self._clock()
+        return idle_s > IDLE_S and not self._lifecycle.running_turns
+
+    async def reopen(self) -> None:
+        """Leave the connections behind, and open others when they are needed."""
+        await self._clients.close()
+        await self._clients.open()
+
     async def prepare(self) -> None:
         """Make ready for an invocation after a freeze of whatever length."""
-        idle_s, self._used_at = self._clock() - self._used_at, self._clock()
-        if idle_s > IDLE_S and not self._lifecycle.running_turns:
-            await self._clients.close()
-            await self._clients.open()
+        if self.is_stale():
+            await self.reopen()
 
     def _survive_snapshots(self) -> None:
         """See to it that nothing in the snapshot is shared by the environments made of it.

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import agents, cases
+from benchmarks import agents, cases, runtimes
 from benchmarks.measure import TOLERANCE, Row
 
 ALL = {
@@ -16,6 +16,7 @@ ALL = {
         cases.turn_over_dynamodb,
         cases.calls_and_bytes,
         cases.memory,
+        runtimes.lambda_runtimes,
         agents.agent_cold_start,
         agents.model_calls,
         agents.frameworks,

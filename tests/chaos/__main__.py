@@ -15,6 +15,7 @@ from tests.chaos import (
     contract,
     drain,
     faults,
+    freeze,
     grace,
     hostile,
     interrupted,
@@ -49,6 +50,7 @@ BARS = (
     machine.BAR,
     contract.BAR,
     invocations.BAR,
+    freeze.BAR,
 )
 SHOWN = 5  # violations of a bar; more of them say no more
 

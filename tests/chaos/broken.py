@@ -65,6 +65,7 @@ EDITS = {
     "hasty unread": Edit("app.connections", "UNREAD_S = 60.0", "UNREAD_S = 5.0"),
     "hasty body": Edit("app.main", "BODY_S = 10.0", "BODY_S = 3.0"),
     "hasty keep-alive": Edit("app.__main__", "KEEP_ALIVE_S = 75", "KEEP_ALIVE_S = 5"),
+    "no retry of the store": Edit("app.sessions.dynamodb", "ATTEMPTS = 3", "ATTEMPTS = 1"),
     "no platform margin": Edit("app.deadline", "PLATFORM_MARGIN_S = 1.5", "PLATFORM_MARGIN_S = 0.0"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
