@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import agents, cases, runtimes
+from benchmarks import agents, cases, lambda_cases
 from benchmarks.measure import TOLERANCE, Row
 
 ALL = {
@@ -16,10 +16,12 @@ ALL = {
         cases.turn_over_dynamodb,
         cases.calls_and_bytes,
         cases.memory,
-        runtimes.lambda_runtimes,
         agents.agent_cold_start,
         agents.model_calls,
         agents.frameworks,
+        lambda_cases.lambda_cold_start,
+        lambda_cases.lambda_invocation,
+        lambda_cases.lambda_stream,
     )
 }
 QUICK = cases.Effort(cold=5, warm=7, scale=0.25, ungated=False)

@@ -53,7 +53,7 @@ def agent_cold_start(effort: Effort) -> Iterator[Row]:
 
 def model_calls(effort: Effort) -> Iterator[Row]:
     """CPU of a model call and of a streamed token, our client beside the official SDK's."""
-    version = _version(("anthropic",))
+    version = version_of(("anthropic",))
     if version is None:
         yield Row("model call, CPU", "official SDK", "not installed")
         return
@@ -87,7 +87,7 @@ def frameworks(effort: Effort) -> Iterator[Row]:
     """What each framework needs beside the built-in agent for a turn, a tool step and its import, all on one model."""
     with serve("model", variables=environment()) as model, _worker("claude", model) as ours:
         for name, (make, packages) in peers.FRAMEWORKS.items():
-            version, factory = _version(packages), make.__name__
+            version, factory = version_of(packages), make.__name__
             if version is None:
                 yield Row(f"turn, CPU: {name}", OURS, "not installed")
                 continue
@@ -116,7 +116,7 @@ def _starts(name: str, factory: str, model: measure.Server, effort: Effort) -> I
 
 def _start(factory: str, model: measure.Server) -> tuple[float, float]:
     code = f"from benchmarks.worker import first; first({factory!r}, {_url(model)!r})"
-    usage, printed, _ = measure.run(code, _variables())
+    usage, printed, _ = measure.run(code, with_peers())
     return float(printed), usage.peak_kib / 1024
 
 
@@ -143,16 +143,16 @@ def _url(model: measure.Server) -> str:
     return f"http://127.0.0.1:{model.port}"
 
 
-def _variables() -> dict[str, str]:
+def with_peers() -> dict[str, str]:
     """Return the environment of workers, which also find what is in the folder PEERS, of `pip install --target`."""
     path = [str(ROOT), *filter(None, [os.environ.get("PEERS")])]
     return environment() | {"PYTHONPATH": os.pathsep.join(path), "PYDANTIC_AI_NO_BANNER": "1"}
 
 
-def _version(packages: tuple[str, ...]) -> str | None:
+def version_of(packages: tuple[str, ...]) -> str | None:
     """Return the version of the first of the packages, as workers see it; None where one is not installed."""
     code = f"from benchmarks.peers import version; print(version({packages!r}) or '')"
-    return measure.run(code, _variables())[1].strip() or None
+    return measure.run(code, with_peers())[1].strip() or None
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _worker(factory: str, model: measure.Server, loop: str = LOOPS[0]) -> Iterat
     code = f"from benchmarks.worker import work; work({factory!r}, {_url(model)!r}, {loop!r})"
     with subprocess.Popen(  # noqa: S603 our own code
         [sys.executable, "-c", code],
-        env=_variables(),
+        env=with_peers(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

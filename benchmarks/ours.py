@@ -74,13 +74,6 @@ async def waiting_tokens(_: OpenTurn) -> AsyncIterator[AgentEvent]:
         await asyncio.sleep(0)
 
 
-async def twenty(_: OpenTurn) -> AsyncIterator[AgentEvent]:
-    """Yield 20 tokens in a second."""
-    for _token in range(20):
-        yield " token"
-        await asyncio.sleep(0.05)
-
-
 def in_memory(agent: Agent | None = None) -> FastAPI:
     """Return the app that the environment describes, on a store in memory."""
     settings = config.load_valid()

@@ -1,69 +1,142 @@
-"""The two runtimes of Lambda, each under the Runtime API of the tests' fake service."""
+"""Functions on the tests' fake Lambda service, and servers, each asked by this process."""
 
+import asyncio
 import http.client
 import json
+import re
+import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import measure
-from benchmarks.cases import MESSAGE, Effort
-from benchmarks.measure import Row, Server, at_most, environment, ratios, serve
-from tests.lambda_runtime.front_door import in_thread
-from tests.lambda_runtime.service import Function
+from benchmarks.measure import Server
+from tests.lambda_runtime.service import Begun, Ended, Function, Service
 
-BUFFERED = (sys.executable, "-m", "awslambdaric", "handler.handler")
-STREAMING = (sys.executable, "-m", "app.lambda_runtime")
-FLOOR = "awslambdaric + Mangum"
-HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+GOOD = re.compile(rb'"statusCode": ?200')
+LIMIT_S = 60.0
+POLL_S = 0.002
 
 
-@contextmanager
-def _environment(command: tuple[str, ...], dynamodb_port: int, agent: str) -> Iterator[Server]:
-    """Yield an environment that has been called once: the process, and the port of its Function URL."""
-    settings = environment(dynamodb_port) | {"AGENT": agent}
+@dataclass(frozen=True)
+class Start:
+    """What a process needed from its start to its first answer."""
+
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it came: each piece with the seconds since the question."""
+
+    pieces: Sequence[tuple[float, bytes]]
+    whole_s: float
+
+    def share(self, text: bytes) -> float:
+        """Return the share of the whole time after which `text` was there."""
+        buffer = b""
+        for at_s, piece in self.pieces:
+            buffer += piece
+            if text in buffer:
+                return at_s / self.whole_s
+        raise RuntimeError(buffer.decode())
+
+
+class Runtime:
+    """A function that starts with the first question."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def ask(self, event: object) -> Answer:
+        """Invoke it, and return what it answered."""
+        began, pieces = time.perf_counter(), list[tuple[float, bytes]]()
+        async with asyncio.timeout(LIMIT_S), aclosing(self._service.invoke(json.dumps(event).encode())) as answer:  # type: ignore[type-var]
+            async for piece in answer:
+                now = time.perf_counter() - began
+                if isinstance(piece, Ended):
+                    break
+                if not isinstance(piece, Begun):
+                    pieces.append((now, piece))
+        if not GOOD.search(b"".join(text for _, text in pieces)):
+            raise RuntimeError(f"{self._service.function.command}: {piece!r} after {pieces}")
+        return Answer(pieces, now)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of its processes so far."""
+        [process] = [each.process for each in self._service.environments]
+        assert process
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return sum(Server(pid, 0).cpu_s() for pid in (process.pid, *map(int, children)))
+
+    async def cpu_per_invocation(self, event: object, invocations: int) -> float:
+        """Return the seconds of CPU that each of so many invocations cost, one after the other."""
+        before = self.cpu_s()
+        for _ in range(invocations):
+            await self.ask(event)
+        return (self.cpu_s() - before) / invocations
+
+
+@asynccontextmanager
+async def function(command: Sequence[str], variables: Mapping[str, str]) -> AsyncIterator[Runtime]:
+    """Give a function to ask, and end its process with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        service = Service(Function(command, Path(folder), variables, timeout_s=LIMIT_S))
+        try:
+            yield Runtime(service)
+        finally:
+            await service.stop()
+
+
+async def start_function(command: Sequence[str], variables: Mapping[str, str], event: object) -> Start:
+    """Start a function with its first question."""
+    async with function(command, variables) as runtime:
+        answer = await runtime.ask(event)
+        return Start(runtime.cpu_s(), answer.whole_s)
+
+
+def start_server(module: str, path: str, body: bytes, variables: Mapping[str, str]) -> Start:
+    """Start `python -m MODULE` on PORT, and ask it until it answers well."""
+    port, began = free_port(), time.perf_counter()
     with (
-        tempfile.TemporaryDirectory() as folder,
-        in_thread(Function(command, Path(folder), settings, timeout_s=measure.WAIT_S)) as running,
+        tempfile.TemporaryDirectory() as cwd,
+        tempfile.TemporaryFile() as err,
+        subprocess.Popen(  # noqa: S603 our own modules
+            [sys.executable, "-m", module],
+            env={**variables, "PORT": str(port)},
+            cwd=cwd,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+        ) as child,
     ):
-        port = int(running.url.rpartition(":")[2])
-        measure.get(port, "/healthz")
-        [pid] = running.pids
-        yield Server(pid, port)
+        try:
+            while not _answers(port, path, body):
+                if time.perf_counter() - began > LIMIT_S or child.poll() is not None:
+                    err.seek(0)
+                    raise RuntimeError(f"{module} does not answer:\n{err.read().decode()}")
+                time.sleep(POLL_S)
+            return Start(Server(child.pid, port).cpu_s(), time.perf_counter() - began)
+        finally:
+            child.kill()
 
 
-def lambda_runtimes(effort: Effort) -> Iterator[Row]:
-    """CPU of an invocation, Runtime API included, and when the first of 20 tokens comes."""
-    requests = int(400 * effort.scale)
-    with serve("dynamodb", "canned", variables=environment()) as table:
-        with _environment(BUFFERED, table.port, "echo") as base, _environment(STREAMING, table.port, "echo") as ours:
-
-            def cost(server: Server) -> float:
-                before = server.cpu_s()
-                for _ in range(requests):
-                    _turn(server.port)
-                return (server.cpu_s() - before) / requests
-
-            found = ratios(lambda: cost(base), lambda: cost(ours), effort.warm)
-            yield at_most("invocation, CPU: the runtime that streams", FLOOR, found)
-        for name, command, limit in [("streaming", STREAMING, 0.2), (FLOOR, BUFFERED, None)]:
-            with _environment(command, table.port, "benchmarks.ours:twenty") as server:
-                shares = [first / whole for first, whole in (_turn(server.port) for _ in range(effort.cold))]
-            yield at_most(f"first byte of 20 tokens in 1 s: {name}", "the whole stream", shares, limit)
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
-def _turn(port: int) -> tuple[float, float]:
-    """Take a turn and return when its first byte and its last one came, in seconds after the request."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=measure.WAIT_S)
-    began = time.monotonic()
-    connection.request("POST", "/chat", MESSAGE, HEADERS)
-    response = connection.getresponse()
-    assert response.read(1)
-    first = time.monotonic() - began
-    last = response.read().rstrip().rpartition(b"data: ")[2]
-    assert json.loads(last)["stop_reason"] == "end_turn"
-    connection.close()
-    return first, time.monotonic() - began
+def _answers(port: int, path: str, body: bytes) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+    try:
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except ConnectionError:
+        return False
+    finally:
+        connection.close()
