@@ -20,7 +20,7 @@ from app.config import Settings
 from app.main import create_app
 from tests.lambda_runtime.front_door import in_thread
 from tests.lambda_runtime.service import Function
-from tests.machine import START_S, free_port, wait_until
+from tests.machine import START_S, coverage, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -237,7 +237,4 @@ def server(command: list[str], folder: Path, **variables: str) -> Iterator[Serve
 
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a child: nothing of ours but what is named."""
-    passed = {
-        name: os.environ[name] for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG") if name in os.environ
-    }
-    return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **passed, **variables}
+    return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **coverage(), **variables}

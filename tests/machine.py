@@ -24,6 +24,12 @@ def tool(name: str, *, for_module: bool = True) -> str:
     pytest.skip(reason, allow_module_level=for_module)
 
 
+def coverage() -> dict[str, str]:
+    """Return the variables by which a child of a measured run is measured too."""
+    names = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that nobody listens on now."""
     with socket.socket() as probe:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from tests.lambda_runtime import wire
+from tests.machine import coverage
 
 Kind: TypeAlias = Literal["on-demand", "provisioned-concurrency", "snap-start", "lambda-managed-instances"]
 
@@ -126,7 +127,7 @@ class Environment:
     def _variables(self) -> dict[str, str]:
         host, port = self._api.sockets[0].getsockname()
         several = {"AWS_LAMBDA_MAX_CONCURRENCY": str(self.function.concurrency)}
-        return {
+        return coverage() | {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "AWS_LAMBDA_RUNTIME_API": f"{host}:{port}",
