@@ -99,7 +99,7 @@ lock: $(DEV)/ready-$(VERSION) ## Pin requirements*.txt from pyproject.toml (FLAG
 	$(COMPILE) --output-file requirements-dev.txt --group dev --constraint requirements.txt
 
 COMPILE = $(DEV)/bin/uv pip compile pyproject.toml $(FLAGS) --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+	--generate-hashes --custom-compile-command "make lock"
 
 clean: ## Remove environments, fetched tools and caches
 	rm -rf .venv* .cache .aws-sam build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

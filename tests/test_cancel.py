@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,9 @@ from app.agents import OpenTurn
 from app.config import Settings
 from app.events import AgentEvent, ToolCall
 from app.running import WATCH_S
+from app.sessions import ANONYMOUS, SessionKey
 from app.sessions.claims import CANCEL_S
+from tests import agents
 from tests.fake_model import until
 from tests.in_process import App, Outage, warm
 from tests.memory_store import MemoryStore
@@ -114,6 +117,35 @@ async def test_a_turn_of_a_process_that_died_is_taken_from_it(settings: Settings
         assert CANCEL_S <= loop.time() - began < CANCEL_S + 2
         assert (await other.chat("again")).json["turn"] == 1
         turn.cancel()
+
+
+async def test_a_holder_that_does_not_react_stores_nothing_any_more(settings: Settings) -> None:
+    """Who cancelled was told so."""
+    store, agent = MemoryStore(), agents.Gated()
+    async with warm(settings, store=store, agent=agent) as slow, warm(settings, store=store) as other:
+        turn = asyncio.create_task(slow.chat("hello"))
+        await agent.begun.wait()
+        for timer in next(iter(slow.lifecycle._turns))._timers:  # noqa: SLF001 as a process that is held up
+            timer.cancel()
+        assert await cancel(other) == {"session_id": "s", "turn": None, "stop_reason": None}
+        agent.gate.set()
+        answer = await turn
+        assert (answer.status, answer.slug) == (409, "lease-lost")
+        assert await other.messages() == []
+
+
+async def test_a_turn_that_another_run_took_over_is_stopped(settings: Settings) -> None:
+    store, agent, key = MemoryStore(), Talking("half a word"), SessionKey(ANONYMOUS, "s")
+    async with warm(settings, store=store, agent=agent) as app:
+        turn = asyncio.create_task(app.chat("hello"))
+        await agent.begun.wait()
+        [held] = await store.newest(key, 1)
+        assert await store.claim(key, replace(held, run="another"), held.run)
+        async with asyncio.timeout(LIMIT_S):
+            answer = await turn
+        assert (answer.status, answer.slug) == (409, "lease-lost")
+        assert agent.ended.is_set()
+        assert [item.run for item in await store.newest(key, 1)] == ["another"]
 
 
 @pytest.mark.parametrize("path", ["/sessions/s/cancel", "/sessions/s/cancel/"], ids=["the path", "with a slash"])

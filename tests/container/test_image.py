@@ -96,6 +96,7 @@ def test_its_health_check_turns_healthy(running: Container) -> None:
         return running.inspect("{{.State.Health.Status}}") == "healthy"
 
     wait_until(healthy, limit_s=30, what="the container is healthy")
+    assert running.inspect("{{.RestartCount}}") == "0"
 
 
 def test_its_health_check_fails_where_nothing_answers() -> None:

@@ -44,7 +44,8 @@ def test_the_limits_are_the_handlers() -> None:
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_a_block_of_commands_can_be_parsed(number: int) -> None:
-    subprocess.run(["/bin/sh", "-n"], input=BLOCKS[number], text=True, check=True, timeout=10)
+    parsed = subprocess.run(["/bin/sh", "-n"], input=BLOCKS[number], text=True, capture_output=True, check=False)
+    assert (parsed.returncode, parsed.stderr) == (0, "")
 
 
 def test_the_call_that_makes_a_revision_is_one_of_the_api() -> None:

@@ -1,9 +1,6 @@
 """deploy/zip.yaml and deploy/web-function.yaml: what they share with template.yaml, and what is their own."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -259,15 +256,3 @@ def test_the_web_function_keeps_its_promise(rule: Rule) -> None:
 @of_web.broken
 def test_a_broken_promise_of_the_web_function_is_noticed(rule: Rule, path: str, value: object) -> None:
     assert is_noticed(rule, load(WEB), path, value)
-
-
-def test_cfn_lint_finds_nothing() -> None:
-    lint = subprocess.run(
-        [Path(sys.executable).with_name("cfn-lint"), ZIP, WEB],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (lint.returncode, lint.stdout) == (0, "")

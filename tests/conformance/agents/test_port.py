@@ -165,6 +165,7 @@ async def test_a_generator_that_is_closed_closes_the_models_stream(modelled: Sub
     await events.aclose()  # type: ignore[attr-defined]  # it is a generator
     await within(script_of(modelled).closed.wait())
     await no_task_is_left()
+    assert [event async for event in events] == []
 
 
 async def test_cut_turns_at_the_same_time_leave_the_others_alone(modelled: Subject) -> None:
