@@ -14,7 +14,7 @@ import httpx2
 from tests.entry_points import Client, HTTPClient, Server, handler, server
 from tests.fake_model import FakeModel, Request, in_thread
 from tests.machine import wait_until
-from tests.model_script import Script
+from tests.model_script import Gate, Script, says
 from tests.with_model import KEY, SSE
 
 UVICORN = [sys.executable, "-m", "uvicorn", "app:app"]
@@ -103,3 +103,18 @@ def handler_with(folder: Path, variables: Mapping[str, str]) -> Iterator[Client]
     """Yield a client of the Lambda handler."""
     with handler(folder, **variables) as client:
         yield client
+
+
+def heard_while_it_speaks(http: httpx2.Client, model: FakeModel) -> list[str]:
+    """Return the words of a streamed turn, of which the model says none before the one before it was heard."""
+    gates = [Gate(), Gate()]
+    model.script[:] = [says("one", gates[0], " two", gates[1], " three")]
+    body = {"message": "hello", "session_id": "chunks"}
+    with http.stream("POST", "/chat", json=body, headers={"Accept": SSE}) as response:
+        words = (json.loads(line.removeprefix("data: "))["text"] for line in response.iter_lines() if "text" in line)
+        heard = []
+        for gate in gates:
+            heard.append(next(words))
+            assert not model.requests[-1].answered
+            gate.set()
+        return [*heard, next(words)]

@@ -4,15 +4,13 @@ import asyncio
 import signal
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import aiohttp
 
 from tests.chaos.agents import runs
 from tests.chaos.callers import Outcome, ask, chat, transcript
-from tests.chaos.replicas import OURS, Replica, broken
+from tests.chaos.replicas import OURS, Replica, broken, pair
 from tests.chaos.trial import Bar, Trial
-from tests.servers import sessions_table
 
 KINDS = ("silent", "spoken")
 NOTICED_S = 2.0
@@ -23,21 +21,18 @@ AGENT = {"AGENT": "tests.chaos.agents:endless", "AGENT_TIMEOUT_S": "8"}
 async def run(trial: Trial) -> None:
     """Cancel many turns, spoken and silent, JSON and SSE; then those of a replica that was killed."""
     command = broken("no look") if trial.broken else OURS
-    with TemporaryDirectory() as folder, sessions_table() as table:
-        settings = AGENT | table.settings
-        async with (
-            Replica(Path(folder), command, **settings) as one,
-            Replica(Path(folder), command, **settings) as other,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
-        ):
-            for round_ in range(10 if trial.full else 1):
-                names = [f"{round_}-{n}" for n in range(20 if trial.full else 3 if trial.broken else 8)]
-                await asyncio.gather(
-                    *[_cancelled(trial, http, one, other, f"{kind}-{name}") for name in names for kind in KINDS],
-                    *[_ending(trial, http, one, other, f"ending-{name}") for name in names],
-                )
-            if not trial.broken:
-                await _killed(trial, http, one, other)
+    async with (
+        pair(command, AGENT) as (one, other),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+    ):
+        for round_ in range(10 if trial.full else 1):
+            names = [f"{round_}-{n}" for n in range(20 if trial.full else 3 if trial.broken else 8)]
+            await asyncio.gather(
+                *[_cancelled(trial, http, one, other, f"{kind}-{name}") for name in names for kind in KINDS],
+                *[_ending(trial, http, one, other, f"ending-{name}") for name in names],
+            )
+        if not trial.broken:
+            await _killed(trial, http, one, other)
 
 
 async def _cancelled(trial: Trial, http: aiohttp.ClientSession, one: Replica, other: Replica, session: str) -> None:

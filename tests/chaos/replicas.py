@@ -4,14 +4,17 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import aiohttp
 
 from tests.entry_points import environment
 from tests.machine import free_port
+from tests.servers import sessions_table
 
 START_S = 60.0  # on a busy machine
 OURS = (sys.executable, "-m", "app")
@@ -99,3 +102,15 @@ class Replica:
             while not await self.is_ready():
                 assert self.process.returncode is None, self.log.read_text()
                 await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def pair(command: tuple[str, ...], settings: Mapping[str, str]) -> AsyncIterator[tuple[Replica, Replica]]:
+    """Yield two replicas over one new table, in one new folder."""
+    with TemporaryDirectory() as folder, sessions_table() as table:
+        variables = {**settings, **table.settings}
+        async with (
+            Replica(Path(folder), command, **variables) as one,
+            Replica(Path(folder), command, **variables) as other,
+        ):
+            yield one, other

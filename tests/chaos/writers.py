@@ -4,16 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import aiohttp
 
 from tests.chaos.agents import runs
 from tests.chaos.callers import Caller, Outcome, Said, chat, transcript
 from tests.chaos.history import check_history
-from tests.chaos.replicas import OURS, Replica, broken
+from tests.chaos.replicas import OURS, broken, pair
 from tests.chaos.trial import Bar, Trial
-from tests.servers import sessions_table
 
 WRITERS = 50
 ROUNDS_SHORT, ROUNDS_FULL = 2, 20
@@ -59,17 +57,14 @@ class Place:
 async def run(trial: Trial) -> None:
     command = broken("claim unconditional") if trial.broken else OURS
     rounds = ROUNDS_FULL if trial.full else ROUNDS_SHORT
-    with TemporaryDirectory() as folder, sessions_table() as table:
-        settings = AGENT | table.settings
-        async with (
-            Replica(Path(folder), command, **settings) as one,
-            Replica(Path(folder), command, **settings) as other,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
-        ):
-            place = Place(trial, http, (one.url, other.url), Path(folder))
-            for round_ in range(rounds):
-                await _many_writers(place, f"many-{round_}")
-                await _one_key(place, f"one-{round_}")
+    async with (
+        pair(command, AGENT) as (one, other),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+    ):
+        place = Place(trial, http, (one.url, other.url), one.folder)
+        for round_ in range(rounds):
+            await _many_writers(place, f"many-{round_}")
+            await _one_key(place, f"one-{round_}")
     trial.demand("of many writers told busy", rounds * WRITERS // 2)
     trial.demand("of one key told busy", rounds * WRITERS // 2)
     trial.demand("replays", rounds * (WRITERS - 1))

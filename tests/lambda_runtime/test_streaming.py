@@ -19,7 +19,7 @@ from tests.lambda_runtime.emulator import STREAMING, emulator, http_event
 from tests.lambda_runtime.front_door import INVOKE, Running, in_thread
 from tests.lambda_runtime.service import Function
 from tests.machine import START_S, tool, wait_until
-from tests.model_process import variables_for
+from tests.model_process import heard_while_it_speaks, variables_for
 from tests.model_script import Gate, says
 from tests.servers import Table, sessions_table
 
@@ -77,21 +77,8 @@ def turns(http: httpx2.Client, session: str) -> list[str]:
 def test_a_chunk_reaches_the_client_while_the_agent_still_speaks(
     tmp_path: Path, table: Table, model: FakeModel
 ) -> None:
-    gates = [Gate(), Gate()]
-    model.script[:] = [says("one", gates[0], " two", gates[1], " three")]
-    body = {"message": "hello", "session_id": "chunks"}
-    with (
-        service(tmp_path, table, model) as (_, http),
-        http.stream("POST", "/chat", json=body, headers=SSE) as response,
-    ):
-        words = (line for line in response.iter_lines() if "text" in line)
-        heard = []
-        for gate in gates:
-            heard.append(next(words))
-            assert not model.requests[-1].answered
-            gate.set()
-        heard.append(next(words))
-    assert heard == [f'data: {{"text":"{word}"}}' for word in ("one", " two", " three")]
+    with service(tmp_path, table, model) as (_, http):
+        assert heard_while_it_speaks(http, model) == ["one", " two", " three"]
 
 
 def test_curl_sees_a_stream_as_it_comes(tmp_path: Path, table: Table, model: FakeModel) -> None:

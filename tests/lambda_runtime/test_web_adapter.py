@@ -3,7 +3,6 @@
 What is imported with a star are these conversations. They take their `client` from here.
 """
 
-import json
 import shlex
 import sys
 import threading
@@ -22,8 +21,7 @@ from tests.fake_model import in_thread as model_in_thread
 from tests.lambda_runtime.front_door import Running, in_thread
 from tests.lambda_runtime.service import Function
 from tests.machine import START_S, free_port, tool, wait_until
-from tests.model_process import variables_for
-from tests.model_script import Gate, says
+from tests.model_process import heard_while_it_speaks, variables_for
 from tests.test_bad_input import *  # noqa: F403 as said
 from tests.test_conversations import *  # noqa: F403 as said
 
@@ -100,19 +98,8 @@ def store() -> Iterator[Store]:
 
 
 def test_a_chunk_reaches_the_client_while_the_agent_still_speaks(tmp_path: Path) -> None:
-    gates = [Gate(), Gate()]
-    body = {"message": "hello", "session_id": "chunks"}
     with model_in_thread() as model, adapted(tmp_path, variables=variables_for(model)) as (_, http):
-        model.script[:] = [says("one", gates[0], " two", gates[1], " three")]
-        with http.stream("POST", "/chat", json=body, headers={"Accept": "text/event-stream"}) as response:
-            words = (json.loads(line[6:])["text"] for line in response.iter_lines() if "text" in line)
-            heard = []
-            for gate in gates:
-                heard.append(next(words))
-                assert not model.requests[-1].answered
-                gate.set()
-            heard.append(next(words))
-    assert heard == ["one", " two", " three"]
+        assert heard_while_it_speaks(http, model) == ["one", " two", " three"]
 
 
 def test_nothing_is_invoked_before_the_service_is_ready(tmp_path: Path, store: Store) -> None:
