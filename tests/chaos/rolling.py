@@ -1,5 +1,7 @@
 """A rolling restart of three replicas behind HAProxy, which asks /readyz, while callers go on with their sessions.
 
+Before it all replicas stand still for a moment together, as on a busy machine, and must not be taken for gone.
+
 HAProxy runs docs/haproxy.cfg as it stands, but without a second try, which would hide a failure.
 """
 
@@ -26,6 +28,7 @@ from tests.servers import sessions_table
 CONFIGURATION = ROOT / "docs" / "haproxy.cfg"
 DRAIN_DELAY_S = "2"  # as the configuration asks for
 GRACE_S = 10.0
+STALL_S = 2.0
 CALLERS = 10
 NAMES = ("one", "two", "three")  # of the replicas, in the configuration
 SETTINGS = {
@@ -47,6 +50,7 @@ async def run(trial: Trial) -> None:
             async with asyncio.TaskGroup() as tasks:
                 callers = [tasks.create_task(load.talk(f"s{n}")) for n in range(CALLERS)]
                 await load.going()
+                await _stall(load, replicas)
                 for _ in range(5 if trial.full else 1):
                     await _restart_all(load, replicas[:1] if trial.broken else replicas)
                 load.ends = True
@@ -64,6 +68,7 @@ class Load:
 
     served:  by which replicas each session was served
     said:    the messages of each session that were acknowledged
+    failed:  the sessions that go on no more, because what became of their last message nobody knows
     leaving: the name of the replica that has been told to end, and has not ended
     """
 
@@ -73,6 +78,7 @@ class Load:
     ends: bool = False
     served: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     said: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    failed: set[str] = field(default_factory=set)
 
     async def talk(self, session: str) -> None:
         """Send one message after another, every other one for a stream."""
@@ -85,7 +91,8 @@ class Load:
                 got = "a cut answer" if outcome.cut else f"{outcome.status} {outcome.text[-80:]!r}"
                 self.trial.check(outcome.done and not outcome.cut, f"{session} got {got}")
                 if not outcome.done:
-                    return  # what became of the message nobody knows
+                    self.failed.add(session)
+                    return
                 self.said[session].append(message)
                 replica = outcome.headers["x-served-by"]
                 self.served[session].add(replica)
@@ -93,9 +100,9 @@ class Load:
                 self.trial.saw("turns")
 
     async def going(self) -> None:
-        """Wait until everybody talks."""
+        """Wait until everybody talks, or has failed."""
         async with asyncio.timeout(START_S):
-            while len(self.said) < CALLERS or not all(self.said.values()):
+            while len(self.failed.union(session for session, said in self.said.items() if said)) < CALLERS:
                 await asyncio.sleep(0.02)
 
     async def judge(self) -> None:
@@ -109,6 +116,19 @@ class Load:
                     known = json.loads(turn["answer"]) == said[:number]
                     self.trial.check(known, f"turn {number + 1} of {session} did not see its predecessors")
                 self.trial.check(len(self.served[session]) > 1, f"{session} was served by one replica only")
+
+
+async def _stall(load: Load, replicas: list[Replica]) -> None:
+    """Let all replicas stand still for a moment; who comes meanwhile must wait."""
+    for replica in replicas:
+        replica.signal(signal.SIGSTOP)
+    await asyncio.sleep(STALL_S)
+    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+        late = tasks.create_task(ask(http, f"{load.url}/readyz"))
+        await asyncio.sleep(0.2)
+        for replica in replicas:
+            replica.signal(signal.SIGCONT)
+    load.trial.check(late.result().status == 200, f"who came to slow replicas got {late.result().status}")
 
 
 async def _restart_all(load: Load, replicas: list[Replica]) -> None:

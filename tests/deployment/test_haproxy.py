@@ -16,9 +16,15 @@ def seconds(setting: str) -> float:
 
 
 def test_a_replica_that_leaves_serves_until_it_is_seen() -> None:
-    assert "check inter 500ms fall 1 " in TEXT
+    [looks] = re.findall(r"fall (\d+) rise 1$", TEXT, re.MULTILINE)
     assert f"DRAIN_DELAY_S={DRAIN_DELAY_S}:" in TEXT
-    assert float(DRAIN_DELAY_S) > seconds("inter") + seconds("timeout check")
+    seen_s = seconds("inter") + (int(looks) - 1) * seconds("fastinter") + seconds("timeout check")
+    assert float(DRAIN_DELAY_S) > seen_s
+
+
+def test_a_slow_second_takes_no_replica_out() -> None:
+    [looks] = re.findall(r" fall (\d+) ", TEXT)
+    assert int(looks) * seconds("timeout check") >= 3
 
 
 def test_no_turn_is_cut_for_its_silence() -> None:
