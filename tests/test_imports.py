@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ MODULES = {name_of(path): path for path in [ROOT / "handler.py", *(ROOT / "app")
 
 
 def table(text: str) -> dict[str, set[str]]:
-    rows = (line.split(":") for line in text.strip().splitlines())
-    return {name.strip(): set(others.split()) for name, others in rows}
+    """Return the rows `name: others`; names may go on in the next line."""
+    rows = re.findall(r"([\w.]+):([^:]*)(?=^ +[\w.]+:|\Z)", text, re.MULTILINE)
+    return {name: set(others.split()) for name, others in rows}
 
 
 # Every module and exactly what it imports of ours, the outermost first: none imports from above.
@@ -41,7 +43,8 @@ RINGS = table("""
                           sessions.sqlite \
                           telemetry turns
     config:               errors settings
-    settings:             setting web_function
+    settings:             agent_settings setting web_function
+    agent_settings:       setting
     setting:
     clients:              sessions
     web_function:
@@ -94,10 +97,11 @@ OUTSIDE = table("""
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               lambda_events
-    pydantic:             agents.from_pydantic_ai agents.tools config problems session_routes setting settings wire
+    pydantic:             agent_settings agents.from_pydantic_ai agents.tools config problems
+                          session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
-    pydantic_settings:    settings
+    pydantic_settings:    agent_settings settings
     snapshot_restore_py:  lambda_environment
     starlette:            lambda_events lambda_runtime main middleware problems routes
     strands:              agents.from_strands
