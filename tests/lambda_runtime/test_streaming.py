@@ -11,16 +11,20 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given, settings
 
+from app.lambda_events import SCHEDULERS
 from tests.entry_points import http_api_event
 from tests.fake_model import FakeModel
 from tests.fake_model import in_thread as model_in_thread
+from tests.lambda_events import Event
 from tests.lambda_runtime.emulator import STREAMING, emulator, http_event
 from tests.lambda_runtime.front_door import INVOKE, Running, in_thread
 from tests.lambda_runtime.service import Function
 from tests.machine import START_S, tool, wait_until
 from tests.model_process import heard_while_it_speaks, variables_for
 from tests.model_script import Gate, says
+from tests.odd_events import CANARY, STATUSES, odd_events
 from tests.servers import Table, sessions_table
 
 TOY = [sys.executable, "-m", "tests.lambda_runtime.toy"]
@@ -163,6 +167,37 @@ def test_an_event_that_is_no_request_gets_a_problem(one: tuple[Running, httpx2.C
     prelude, _, body = one[1].post(INVOKE, content=payload).content.partition(bytes(8))
     assert (json.loads(prelude)["statusCode"], json.loads(body)["status"]) == (400, 400)
     assert json.loads(prelude)["headers"]["x-request-id"] == json.loads(body)["instance"]
+
+
+def test_two_thousand_odd_events_are_answered_by_one_process(tmp_path: Path, table: Table) -> None:
+    seen = []
+    with (
+        in_thread(Function(STREAMING, tmp_path, table.settings)) as running,
+        httpx2.Client(base_url=running.url, timeout=START_S) as http,
+    ):
+        http.get("/healthz").raise_for_status()
+        pids = running.pids
+
+        @settings(max_examples=2000, derandomize=True, deadline=None, database=None)
+        @given(odd_events())
+        def answered(event: Event) -> None:
+            reply = http.post(INVOKE, content=json.dumps(event).encode())
+            prelude, end, body = reply.content.partition(bytes(8))
+            head = json.loads(prelude)
+            seen.append(head["statusCode"])
+            assert "x-amz-function-error" not in reply.headers
+            assert end or event["source"] in SCHEDULERS
+            assert head["statusCode"] in STATUSES
+            assert head["statusCode"] < 400 or json.loads(body)["instance"] == head["headers"]["x-request-id"]
+            assert CANARY not in prelude.decode()
+
+        answered()
+        assert running.pids == pids
+        log = running.log.read_text()
+    assert len(seen) >= 2000
+    assert min(seen.count(200), seen.count(400)) > 100
+    assert CANARY not in log
+    assert "exception" not in log
 
 
 def test_a_timeout_in_the_middle_cuts_the_stream_and_costs_the_environment(tmp_path: Path) -> None:
