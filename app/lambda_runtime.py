@@ -31,6 +31,7 @@ Failure: TypeAlias = dict[str, object]
 Prepare: TypeAlias = Callable[[], Awaitable[None]]
 
 RUNTIME = "/2018-06-01/runtime"
+INVOCATION_ID = "Lambda-Runtime-Invocation-Id"  # another one for each attempt, which the answer must repeat
 ERROR_TYPE, ERROR_BODY = "Lambda-Runtime-Function-Error-Type", "Lambda-Runtime-Function-Error-Body"
 STREAMING = {
     "Lambda-Runtime-Function-Response-Mode": "streaming",
@@ -76,8 +77,9 @@ class Upload:
     whose client has left, and a turn that were left behind would be frozen half done.
     """
 
-    def __init__(self, api: str, path: str, max_bytes: int) -> None:
+    def __init__(self, api: str, path: str, echoed: Mapping[str, str], max_bytes: int) -> None:
         self._api, self._path, self._left = api, path, max_bytes
+        self._headers = {"Host": api, **STREAMING, **echoed}
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None  # from the first byte
         self._lost = False
@@ -112,7 +114,7 @@ class Upload:
     async def _begin(self, prelude: bytes) -> None:
         host, _, port = self._api.partition(":")
         self._reader, self._writer = await asyncio.open_connection(host, int(port))
-        head = f"POST {self._path} HTTP/1.1\r\n".encode() + _lines({"Host": self._api, **STREAMING})
+        head = f"POST {self._path} HTTP/1.1\r\n".encode() + _lines(self._headers)
         await self._write(head + b"%x\r\n%b\r\n" % (len(prelude), prelude))
 
     async def _write(self, data: bytes) -> None:
@@ -153,9 +155,9 @@ class RuntimeAPI:
             answer.raise_for_status()
             return answer.headers, await answer.read()
 
-    async def post(self, path: str, document: Mapping[str, object]) -> None:
+    async def post(self, path: str, document: Mapping[str, object], echoed: Mapping[str, str]) -> None:
         """Tell a result or, if it has an `errorType`, a failure."""
-        headers = {ERROR_TYPE: str(document["errorType"])} if "errorType" in document else {}
+        headers = {**echoed, **({ERROR_TYPE: str(document["errorType"])} if "errorType" in document else {})}
         async with self._http.post(f"http://{self.address}{RUNTIME}{path}", json=document, headers=headers) as answer:
             await answer.read()
 
@@ -188,23 +190,24 @@ class Runtime:
             context = Context.of(headers)
             if trace:  # a variable of the process: of several invocations at once it would name any
                 os.environ["_X_AMZN_TRACE_ID"] = context.trace_id
-            await self._invoke(payload, context)
+            echoed = {INVOCATION_ID: headers[INVOCATION_ID]} if INVOCATION_ID in headers else {}
+            await self._invoke(payload, context, echoed)
 
-    async def _invoke(self, payload: bytes, context: Context) -> None:
-        """Answer one invocation."""
+    async def _invoke(self, payload: bytes, context: Context, echoed: Mapping[str, str]) -> None:
+        """Answer one invocation, with the headers that tie the answer to it."""
         event = parse(payload)
         path = f"/invocation/{context.aws_request_id}"
         if is_ping(event):
-            await self._api.post(f"{path}/response", PONG)
+            await self._api.post(f"{path}/response", PONG, echoed)
             return
         await self._prepare()
-        upload = Upload(self._api.address, f"{RUNTIME}{path}/response", self._max_bytes)
+        upload = Upload(self._api.address, f"{RUNTIME}{path}/response", echoed, self._max_bytes)
         failure = await self._run(event, context, upload)
         if upload.begun:
             await upload.end(failure)
         else:
             silent: Failure = {"errorType": "Function.NoResponse", "errorMessage": "The app sent no response."}
-            await self._api.post(f"{path}/error", failure or silent)
+            await self._api.post(f"{path}/error", failure or silent, echoed)
 
     async def _run(self, event: object, context: Context, upload: Upload) -> Failure | None:
         """Run the app on the event, and return what went wrong."""
@@ -273,7 +276,7 @@ async def _tell(address: str, path: str, error: BaseException) -> None:
     """Tell the platform why the process ends, without a word that could be somebody's secret."""
     text = "; ".join(error.problems) if isinstance(error, ConfigurationError) else "The environment cannot be opened."
     async with RuntimeAPI(address) as api:
-        await api.post(path, {"errorType": type(error).__name__, "errorMessage": text})
+        await api.post(path, {"errorType": type(error).__name__, "errorMessage": text}, {})
 
 
 def _prelude(start: Message) -> bytes:

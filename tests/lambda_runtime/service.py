@@ -24,6 +24,7 @@ SIGTERM_S = 0.5  # what an environment with an internal extension gets before SI
 ASKS_AGAIN_S = 5.0
 EXTENSION = "/2020-01-01/extension"
 RUNTIME = "/2018-06-01/runtime"
+INVOCATION_ID = "Lambda-Runtime-Invocation-Id"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Function:
     concurrency:  invocations at once in one environment; more than one is only found on Managed Instances
     freeze:       stop the process between two invocations
     deaf:         take no more than so many bytes of a response: then its connection breaks
+    repeats:      take no answer that does not repeat its invocation's id; runtimes did not before July 2026
     """
 
     command: Sequence[str]
@@ -45,6 +47,7 @@ class Function:
     kind: Kind = "on-demand"
     freeze: bool = False
     deaf: int | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Invocation:
 
     def __init__(self, payload: bytes, timeout_s: float) -> None:
         self.id = str(uuid.uuid4())
+        self.attempt = uuid.uuid4().hex
         self.payload = payload
         self.ends_at = time.time() + timeout_s
         self.timeout: asyncio.TimerHandle | None = None
@@ -230,9 +234,9 @@ class Environment:
             case ["invocation", "next"]:
                 return await self._next()
             case ["invocation", name, "response"]:
-                return await self._take_response(request, self.running.get(name))
+                return await self._take_response(request, self._answered(name, request))
             case ["invocation", name, "error"]:
-                self._take_failure(await request.body(), self.running.pop(name, None))
+                self._take_failure(await request.body(), self._answered(name, request))
             case ["init" | "restore", "error"]:
                 self._fail_init(await request.body())
             case ["restore", "next"]:
@@ -259,6 +263,7 @@ class Environment:
         headers = {
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": invocation.id,
+            INVOCATION_ID: invocation.attempt,
             "Lambda-Runtime-Deadline-Ms": int(invocation.ends_at * 1000),
             "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:000000000000:function:function",
             "Lambda-Runtime-Trace-Id": f"Root=1-{invocation.id}",
@@ -288,8 +293,15 @@ class Environment:
         if self.function.deaf is not None and taken > self.function.deaf:
             raise ConnectionAbortedError
 
+    def _answered(self, name: str, request: wire.Request) -> Invocation | None:
+        """Return the invocation that runs under this id, if the answer belongs to this attempt of it."""
+        invocation, repeated = self.running.get(name), request.header(INVOCATION_ID.lower())
+        silent = not (repeated or self.function.repeats)
+        return invocation if invocation and (silent or repeated == invocation.attempt) else None
+
     def _take_failure(self, document: bytes, invocation: Invocation | None) -> None:
         if invocation is not None:
+            del self.running[invocation.id]
             invocation.end(str(json.loads(document)["errorType"]), document=document)
 
 

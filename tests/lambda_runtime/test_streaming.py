@@ -35,7 +35,7 @@ MAX_BYTES = 100_000
 @contextmanager
 def toy(folder: Path, **how: Any) -> Iterator[tuple[Running, httpx2.Client]]:
     """Yield a service that runs the toy, and a client of it."""
-    function = Function(TOY, folder, {"MAX_BYTES": str(MAX_BYTES), **how.pop("settings", {})}, **how)
+    function = Function(TOY, folder, {"MAX_BYTES": str(MAX_BYTES), **how.pop("settings", {})}, repeats=True, **how)
     with in_thread(function) as running, httpx2.Client(base_url=running.url, timeout=START_S) as http:
         yield running, http
 
@@ -67,7 +67,7 @@ def service(folder: Path, table: Table, model: FakeModel, **how: Any) -> Iterato
     """Yield the service with the real app in it, its agent talking with the model, and a client of it."""
     settings = {**table.settings, **variables_for(model), **how.pop("settings", {})}
     with (
-        in_thread(Function(STREAMING, folder, settings, **how)) as running,
+        in_thread(Function(STREAMING, folder, settings, repeats=True, **how)) as running,
         httpx2.Client(base_url=running.url, timeout=START_S) as http,
     ):
         yield running, http
