@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +16,7 @@ from tests.lambda_runtime.emulator import load_event
 from tests.odd_events import CANARY, STATUSES, odd_events
 
 JSON = ("Content-Type", "application/json")
+Told: TypeAlias = tuple[int, dict[str, str], Any]  # status, headers, body
 OWN = {"content-length", "date", "server", "x-request-id", "x-cold-start", "transfer-encoding"}
 
 
@@ -53,7 +54,7 @@ CONVERSATION: dict[str, Request] = {
 }
 
 
-def told(answer: Answer) -> tuple[int, dict[str, str], Any]:
+def told(answer: Answer) -> Told:
     """Return an answer without what is another one each time: status, headers, body."""
     headers = {name: value for name, value in answer.headers.items() if name not in OWN}
     if not answer.body:
@@ -65,7 +66,7 @@ def told(answer: Answer) -> tuple[int, dict[str, str], Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, str], Any]]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     """What a server answers to the conversation."""
     with server([sys.executable, "-m", "uvicorn", "app:app"], tmp_path_factory.mktemp("server")) as running:
         return {name: told(over_http(running.port, request)) for name, request in CONVERSATION.items()}
@@ -90,7 +91,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandlerClient]:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_a_conversation_is_the_same_through_every_front_door(
-    client: HandlerClient, door: str, expected: dict[str, tuple[int, dict[str, str], Any]]
+    client: HandlerClient, door: str, expected: dict[str, Told]
 ) -> None:
     found = {}
     for name, request in CONVERSATION.items():

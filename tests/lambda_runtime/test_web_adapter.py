@@ -24,6 +24,9 @@ from tests.machine import START_S, free_port, tool, wait_until
 from tests.model_process import heard_while_it_speaks, variables_for
 from tests.test_bad_input import *  # noqa: F403 as said
 from tests.test_conversations import *  # noqa: F403 as said
+from tests.test_front_doors import CONVERSATION, Told, expected, over_http, told
+
+__all__ = ["expected"]
 
 ADAPTER = tool("web-adapter")
 MODES = ["response_stream", "buffered"]
@@ -100,6 +103,17 @@ def store() -> Iterator[Store]:
 def test_a_chunk_reaches_the_client_while_the_agent_still_speaks(tmp_path: Path) -> None:
     with model_in_thread() as model, adapted(tmp_path, variables=variables_for(model)) as (_, http):
         assert heard_while_it_speaks(http, model) == ["one", " two", " three"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_answers_are_those_of_the_server_itself(tmp_path: Path, mode: str, expected: dict[str, Told]) -> None:
+    """But where a path climbs: the adapter resolves it, the service does not."""
+    with adapted(tmp_path, mode) as (running, _):
+        port = int(running.url.rpartition(":")[2])
+        found = {name: told(over_http(port, request)) for name, request in CONVERSATION.items()}
+    assert (found.pop("a path that climbs")[0], expected["a path that climbs"][0]) == (200, 404)
+    assert found.items() <= expected.items()
+    assert len(found) == len(expected) - 1
 
 
 def test_nothing_is_invoked_before_the_service_is_ready(tmp_path: Path, store: Store) -> None:
