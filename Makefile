@@ -5,16 +5,17 @@ VERSION := $(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[
 
 RUN := .venv
 DEV := .venv-dev
+AUDIT := .venv-audit
 WITH = PYTHON=$(DEV)/bin/python .ci/with
 PYTEST = $(DEV)/bin/python -m pytest
 
 PYTHONS := 3.11 3.13
 # What has been tested already; .ci/run names the version `make test` has just covered.
 TESTED :=
-STAGES = quickstart lint types $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check chaos-check container sam
+STAGES = quickstart lint types audit $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check chaos-check container sam
 
 .DEFAULT_GOAL := help
-.PHONY: help run test zip build-AgentFunction quickstart lint types stores container sam ci stages web-adapter bench bench-check chaos chaos-check lock clean
+.PHONY: help run test zip build-AgentFunction quickstart lint types audit stores container sam ci stages web-adapter bench bench-check chaos chaos-check lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +42,9 @@ lint: $(DEV)/ready-$(VERSION) ## Rules and formatting
 
 types: $(DEV)/ready-$(VERSION) ## mypy, strict
 	@$(DEV)/bin/mypy
+
+audit: $(AUDIT)/ready-$(VERSION) ## Look for insecure patterns and known vulnerabilities, and write build/sbom.json
+	@.ci/audit $(AUDIT)/bin
 
 stores: $(DEV)/ready-$(VERSION) ## The sessions' conformance suite on real DynamoDB-compatible servers (Java)
 	@$(WITH) dynoxide dynamodb-local -- $(PYTEST) tests/conformance
@@ -95,10 +99,11 @@ build-AgentFunction:
 	@chmod -R a+rX '$(ARTIFACTS_DIR)'
 
 lock: $(DEV)/ready-$(VERSION) ## Pin requirements*.txt from pyproject.toml (FLAGS=--upgrade for newer ones)
-	$(COMPILE) --output-file requirements.txt
-	$(COMPILE) --output-file requirements-dev.txt --group dev --constraint requirements.txt
+	$(COMPILE) pyproject.toml --output-file requirements.txt
+	$(COMPILE) pyproject.toml --output-file requirements-dev.txt --group dev --constraint requirements.txt
+	$(COMPILE) --output-file requirements-audit.txt --group audit
 
-COMPILE = $(DEV)/bin/uv pip compile pyproject.toml $(FLAGS) --quiet --universal --python-version 3.11 \
+COMPILE = $(DEV)/bin/uv pip compile $(FLAGS) --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
 
 clean: ## Remove environments, fetched tools and caches
@@ -110,7 +115,9 @@ $(RUN)/ready-%: requirements.txt
 	$(environment)
 $(DEV)/ready-%: requirements-dev.txt
 	$(environment)
-$(RUN)/ready- $(DEV)/ready-:
+$(AUDIT)/ready-%: requirements-audit.txt
+	$(environment)
+$(RUN)/ready- $(DEV)/ready- $(AUDIT)/ready-:
 	@echo "$(PYTHON) does not run; name a Python 3.11 or newer: make PYTHON=..." >&2; exit 1
 
 # The lists are complete, and pip before 23.3 would still look for the newest of what is named with an extra.

@@ -29,7 +29,7 @@ def unsatisfied(ranges: list[str], locked: set[str]) -> list[str]:
 
 
 def test_every_requirement_is_pinned_by_hash_and_names_no_index() -> None:
-    for path in ("requirements.txt", "requirements-dev.txt"):
+    for path in ("requirements.txt", "requirements-dev.txt", "requirements-audit.txt"):
         assert re.fullmatch(f"({PIN}|{COMMENT})+", (ROOT / path).read_text())
 
 
@@ -37,6 +37,7 @@ def test_the_pins_are_within_the_ranges_of_the_project() -> None:
     project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
     assert unsatisfied(project["dependencies"], pins("requirements.txt")) == []
     assert unsatisfied(groups["dev"], pins("requirements-dev.txt")) == []
+    assert unsatisfied(groups["audit"], pins("requirements-audit.txt")) == []
 
 
 def test_development_uses_the_versions_that_run_in_production() -> None:
