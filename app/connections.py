@@ -1,17 +1,18 @@
-"""uvicorn's HTTP/1.1 with what it lacks: limits on the head of a request, its size and its time, and on not reading.
+"""uvicorn's HTTP/1.1 with what it lacks: limits on the head of a request and on not reading, and one way to read it.
 
-Without them, a caller can hold a connection for ever by never ending a line or never reading, or send headers without
-end. The body has its limits in `routes`.
+Without them, a caller can hold a connection for ever by never ending a line or never reading, send headers without
+end, or send two requests where a proxy sees one. The body has its limits in `routes`.
 """
 
 import asyncio
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app import request_head
 from app.errors import HeadersTooLarge, MalformedRequest, ServiceError
 from app.problems import kind_of, response_of
 
-MAX_HEAD_BYTES = 65_536  # as h11, uvicorn's other parser, has it; usual servers take 8 to 32 KB
 UNSENT_BYTES = (
     16_384  # of answers, over which no more is written; with asyncio's 64 KiB, slow readers cost twice as much
 )
@@ -19,15 +20,37 @@ UNREAD_S = 60.0  # a caller that takes nothing of an answer for so long reads it
 HEAD_S = 10.0  # from the connection, or from a further request's first byte, to the end of the head
 
 
+class Parser(httptools.HttpRequestParser):
+    """A parser that knows of no protocol but its own.
+
+    The parser below it takes what follows a head with `Upgrade` for another protocol's, and so its body for the next
+    request. A server may go on as if nobody had asked (RFC 9110, section 7.8); Java's client asks every time.
+    """
+
+    def __init__(self, protocol: "LimitedProtocol") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # uvicorn feeds nothing else
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self.feed_data(self._protocol.head_without_upgrade() + data[exc.args[0] :])
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
 
+    _refusal: ServiceError | None = None
+    _in_head = False
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.parser = Parser(self)
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self._expect_head()
 
@@ -44,13 +67,14 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._timer and counted:  # the head has not ended
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > request_head.MAX_HEAD_BYTES:
                 self._refuse(HeadersTooLarge())
         elif not self._timer and self.cycle.response_complete:  # there is one: the head of the first request has ended
             self._expect_head()  # what came belongs to no request that is being answered
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
         if not self._timer:
             self._expect_head()
 
@@ -63,15 +87,32 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread:
             self._unread.cancel()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is none: it could say what a proxy has taken out of the head (RFC 9110, 6.5.1)
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._stop_timer()
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
-            self._refuse(HeadersTooLarge())
-        else:
+        self._in_head = False
+        try:
+            request_head.check(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        except ServiceError as exc:
+            self._refusal = exc
+            raise  # to the parser, which reads no further
+        if not self.parser.should_upgrade():  # else the head comes again
             super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def head_without_upgrade(self) -> bytes:
+        """Return the head that has been read, without its wish for another protocol."""
+        lines = [b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 its text is no part of our contract
-        self._refuse(MalformedRequest())
+        self._refuse(self._refusal or MalformedRequest())
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
@@ -83,9 +124,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer with the problem and close, without asking the app."""
+        """Answer with the problem and close, without asking the app; after earlier answers, close only."""
         self._stop_timer()
         if self.transport.is_closing():
+            return
+        if not getattr(self.cycle, "response_complete", True) and not self.cycle.more_body:  # there may be none yet
+            self.cycle.keep_alive = False  # an earlier request is being answered; its answer ends the connection
             return
         response = response_of(error)
         headers = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)

@@ -9,7 +9,8 @@
     ├── InvalidRequest            the caller must change something
     │   ├── MalformedEvent        the Lambda event is no HTTP request
     │   ├── MalformedRequest      what came is no HTTP
-    │   ├── HeadersTooLarge       the request line and the headers are over the limit
+    │   ├── HeadersTooLarge       the headers are over a limit
+    │   ├── TargetTooLong         the target in the request line is over the limit
     │   ├── MalformedJSON         the body is no JSON document
     │   ├── RequestTimeout        the body did not arrive in time
     │   ├── ValidationFailed      the document does not fit the contract
@@ -90,7 +91,11 @@ class MalformedRequest(InvalidRequest):
 
 
 class HeadersTooLarge(InvalidRequest):
-    """The request line and the headers are over the limit."""
+    """The headers are over the limit of their bytes or of their number."""
+
+
+class TargetTooLong(InvalidRequest):
+    """The target in the request line is over the limit."""
 
 
 class MalformedJSON(InvalidRequest):

@@ -86,8 +86,9 @@ KINDS: dict[type[Exception], Kind] = {
         "headers-too-large",
         431,
         "Request Header Fields Too Large",
-        "The request line and the headers are over the service's limit.",
+        "The headers are over a limit of the service.",
     ),
+    errors.TargetTooLong: Kind("target-too-long", 414, "URI Too Long", "The path is over the service's limit."),
     errors.MalformedJSON: Kind(
         "malformed-json",
         400,

@@ -12,6 +12,7 @@ import pytest
 
 from app import connections
 from tests.entry_points import Server, server
+from tests.raw_http import said
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 
@@ -20,15 +21,6 @@ REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with server([sys.executable, "-m", "app"], tmp_path_factory.mktemp("connections")) as running:
         yield running
-
-
-def said(running: Server, *pieces: bytes, pause_s: float = 0.0) -> bytes:
-    """Send the pieces on one connection, with pauses, and return what comes until the server closes it."""
-    with socket.create_connection(("127.0.0.1", running.port), timeout=connections.HEAD_S * 3) as caller:
-        for piece in pieces:
-            caller.sendall(piece)
-            time.sleep(pause_s)
-        return b"".join(iter(lambda: caller.recv(65_536), b""))
 
 
 def problem(answer: bytes) -> tuple[bytes, str]:
@@ -47,7 +39,7 @@ def problem(answer: bytes) -> tuple[bytes, str]:
     ids=["no HTTP", "no such version", "two lengths"],
 )
 def test_what_is_no_http_gets_a_problem_and_no_echo(running: Server, request_: bytes) -> None:
-    answer = said(running, request_)
+    answer = said(running.port, request_)
     assert problem(answer) == (b"HTTP/1.1 400 Bad Request", "malformed-request")
     assert b"canary" not in answer
 
@@ -57,12 +49,32 @@ def test_what_is_no_http_gets_a_problem_and_no_echo(running: Server, request_: b
     [
         [REQUEST + b"X: " + b"x" * 100_000 + b"\r\n\r\n"],
         [REQUEST, *[b"X: " + b"x" * 1000 + b"\r\n"] * 64, b"X: " + b"x" * 5000],
-        [b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n"],
+        [REQUEST + b"X:\r\n" * 100 + b"\r\n"],
     ],
-    ids=["one header", "many headers that do not end", "path"],
+    ids=["one header", "many headers that do not end", "a hundred headers and one"],
 )
 def test_a_head_without_measure_is_refused(running: Server, pieces: list[bytes]) -> None:
-    assert problem(said(running, *pieces)) == (b"HTTP/1.1 431 Request Header Fields Too Large", "headers-too-large")
+    assert problem(said(running.port, *pieces)) == (
+        b"HTTP/1.1 431 Request Header Fields Too Large",
+        "headers-too-large",
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (REQUEST + b"Connection: close\r\n" + b"X:\r\n" * 98 + b"\r\n", b"200 OK"),
+        (b"GET /" + b"x" * 8191 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404 Not Found"),
+    ],
+    ids=["headers", "path"],
+)
+def test_a_head_at_the_limit_is_read(running: Server, request_: bytes, status: bytes) -> None:
+    assert said(running.port, request_).startswith(b"HTTP/1.1 " + status)
+
+
+def test_a_path_without_measure_is_refused(running: Server) -> None:
+    answer = said(running.port, b"GET /" + b"x" * 8192 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert problem(answer) == (b"HTTP/1.1 414 URI Too Long", "target-too-long")
 
 
 SLOW: dict[str, list[bytes]] = {
@@ -83,7 +95,7 @@ def outcomes(running: Server) -> dict[str, bytes]:
     """What came of the slow callers, who all wait at once."""
     with ThreadPoolExecutor(len(SLOW)) as callers:
         return dict(
-            zip(SLOW, callers.map(lambda pieces: said(running, *pieces, pause_s=1.0), SLOW.values()), strict=True)
+            zip(SLOW, callers.map(lambda pieces: said(running.port, *pieces, pause_s=1.0), SLOW.values()), strict=True)
         )
 
 
@@ -113,7 +125,9 @@ def test_a_timeout_ends_the_connection(tmp_path: Path) -> None:
     )
     with server([sys.executable, "-c", quick], tmp_path) as running:
         started = time.monotonic()
-        answer = said(running, SLOW["half a body"][0].replace(b"Connection: close\r\n", b""), SLOW["half a body"][1])
+        answer = said(
+            running.port, SLOW["half a body"][0].replace(b"Connection: close\r\n", b""), SLOW["half a body"][1]
+        )
     assert problem(answer)[1] == "request-timeout"
     assert time.monotonic() - started < connections.HEAD_S / 2
 

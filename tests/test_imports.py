@@ -51,7 +51,8 @@ RINGS = table("""
     session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               deadline errors events lifecycle problems running sessions turns wire
     middleware:           errors lifecycle problems telemetry
-    connections:          errors problems
+    connections:          errors problems request_head
+    request_head:         errors
     sessions.dynamodb:    errors sessions sessions.codec
     sessions.credentials: errors
     sessions.sqlite:      errors sessions
@@ -94,6 +95,7 @@ OUTSIDE = table("""
     botocore:             sessions.credentials
     dotenv:               config
     fastapi:              app lambda_environment lambda_events main problems routes session_routes
+    httptools:            connections
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               lambda_events
