@@ -15,8 +15,9 @@ from typing import Any, TypeAlias  # noqa: E402
 
 from app.errors import MalformedEvent, ResponseTooLarge, ServiceError  # noqa: E402
 from app.lambda_environment import Environment  # noqa: E402
-from app.lambda_events import PONG, Event, adapter, is_ping, problem, readable, wants_several  # noqa: E402
+from app.lambda_events import PONG, Event, adapter, is_ping, readable, wants_several  # noqa: E402
 from app.main import build  # noqa: E402
+from app.middleware import problem_outside  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def _within_limit(result: Result, event: Event) -> Result:
 
 
 def _problem(error: ServiceError, event: object, request_id: str | None = None) -> Result:
-    response = problem(error, request_id)
+    response = problem_outside(error, request_id)
     headers = {name.decode(): value.decode() for name, value in response.raw_headers}
     several = {"multiValueHeaders": {name: [value] for name, value in headers.items()}}
     return {

@@ -11,7 +11,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import request_head
 from app.errors import HeadersTooLarge, MalformedRequest, ServiceError
-from app.problems import kind_of, response_of
+from app.middleware import problem_outside
+from app.problems import kind_of
 
 UNSENT_BYTES = (
     16_384  # of answers, over which no more is written; with asyncio's 64 KiB, slow readers cost twice as much
@@ -131,7 +132,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if not getattr(self.cycle, "response_complete", True) and not self.cycle.more_body:  # there may be none yet
             self.cycle.keep_alive = False  # an earlier request is being answered; its answer ends the connection
             return
-        response = response_of(error)
+        response = problem_outside(error)
         headers = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         status = b"HTTP/1.1 %d %s\r\n" % (response.status_code, kind_of(error).title.encode())
         self.transport.write(status + headers + b"connection: close\r\n\r\n" + bytes(response.body))

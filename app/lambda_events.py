@@ -1,23 +1,18 @@
 """Lambda events as requests: HTTP API, Function URL, REST API, ALB; and what is none of them.
 
-Nothing that an event source can send may raise out of an entry point, so what cannot be read has a response too.
+Nothing that an event source can send may raise out of an entry point, which answers what cannot be read itself.
 """
 
 import json
 import re
-import uuid
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from fastapi.responses import Response
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Scope
 
-from app import telemetry
-from app.errors import ServiceError
-from app.middleware import HEADERS
-from app.problems import MEDIA_TYPE, response_of
+from app.problems import MEDIA_TYPE
 
 Event: TypeAlias = dict[str, Any]
 
@@ -99,16 +94,6 @@ def request_of(mangum: Mangum, event: object, context: object) -> tuple[Scope, b
     """Return the ASGI scope of an event, and its body. Raises as `readable` does."""
     found = mangum.infer(readable(event), context)  # type: ignore[arg-type]  # it reads no context
     return found.scope, found.body
-
-
-def problem(error: ServiceError, request_id: str | None = None) -> Response:
-    """Return the problem as the app would have answered it, under the id of the request or a new one."""
-    token = telemetry.request_id.set(request_id or uuid.uuid4().hex)
-    response = response_of(error)
-    headers = HEADERS | {"X-Request-ID": telemetry.request_id.get() or ""}
-    response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
-    telemetry.request_id.reset(token)
-    return response
 
 
 def _method(event: Event) -> object:

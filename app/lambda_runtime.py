@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message
 
 from app import telemetry
 from app.errors import ConfigurationError, MalformedEvent
-from app.lambda_events import PONG, adapter, is_ping, parse, problem, request_of
+from app.lambda_events import PONG, adapter, is_ping, parse, request_of
+from app.middleware import problem_outside
 
 log = logging.getLogger("app.lambda_runtime")  # `__main__` would be none of ours
 
@@ -216,7 +217,7 @@ class Runtime:
             scope, body = request_of(self._adapter, event, context)
         except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
             log.warning("event cannot be read", extra={"reason": type(exc).__name__})
-            app, scope, body = problem(MalformedEvent()), {"type": "http"}, b""
+            app, scope, body = problem_outside(MalformedEvent()), {"type": "http"}, b""
         messages = [{"type": "http.request", "body": body, "more_body": False}]
         left: asyncio.Future[Message] = asyncio.get_running_loop().create_future()  # no client is known to have left
 

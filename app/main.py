@@ -18,7 +18,7 @@ from app.agents import Agent, loader
 from app.clients import Clients
 from app.errors import ConfigurationError, ServiceError
 from app.lifecycle import Lifecycle
-from app.middleware import Shell
+from app.middleware import DOCS, Shell
 from app.routes import Limits, Routes
 from app.session_routes import SessionRoutes
 from app.sessions import SessionStore
@@ -105,7 +105,8 @@ def create_app(
         title="agent-service",
         version=VERSION,
         lifespan=_lifespan(lifecycle, clients, store.ping, in_background=not settings.frozen),
-        docs_url=None if production else "/docs",
+        docs_url=None if production else DOCS,
+        swagger_ui_oauth2_redirect_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the caller's Host
         openapi_url=None if production else "/openapi.json",

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
@@ -16,8 +17,22 @@ from app.problems import response_of
 
 log = logging.getLogger(__name__)
 
-HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+HEADERS = {  # OWASP's REST Security Cheat Sheet
+    "X-Content-Type-Options": "nosniff",  # what is no script is never run as one
+    "Cache-Control": "no-store",  # answers are a user's own
+    "Referrer-Policy": "no-referrer",  # paths hold session ids
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # nothing here is a page
+    "Cross-Origin-Resource-Policy": "same-origin",  # nor a picture or a script of somebody else's page
+}
+OK = 200
+DOCS = "/docs"  # the one page, in development: Swagger UI from its usual addresses
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; "
+    "connect-src 'self'; frame-ancestors 'none'"
+)
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_DOCS_HEADERS = list((dict(_RAW_HEADERS) | {b"content-security-policy": DOCS_POLICY.encode()}).items())
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -41,7 +56,7 @@ class Shell:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *self._headers(request_id)]
+                message["headers"] = [*message.get("headers", ()), *self._headers(scope, status, request_id)]
             await send(message)
 
         try:
@@ -63,13 +78,22 @@ class Shell:
             )
             telemetry.request_id.reset(token)
 
-    def _headers(self, request_id: str) -> Iterator[tuple[bytes, bytes]]:
+    def _headers(self, scope: Scope, status: int, request_id: str) -> Iterator[tuple[bytes, bytes]]:
         yield b"x-request-id", request_id.encode()
-        yield from _RAW_HEADERS
+        yield from _DOCS_HEADERS if status == OK and scope["path"] == DOCS else _RAW_HEADERS
         if self._lifecycle.take_cold_start():
             yield b"x-cold-start", b"true"
         if self._lifecycle.phase is Phase.DRAINING:
             yield b"connection", b"close"
+
+
+def problem_outside(error: Exception, request_id: str | None = None) -> Response:
+    """Return the problem as the shell would have sent it, for what never reaches the app: under the id or a new one."""
+    token = telemetry.request_id.set(request_id or _new_id())
+    response = response_of(error)
+    response.headers.update(HEADERS | {"X-Request-ID": telemetry.request_id.get() or ""})
+    telemetry.request_id.reset(token)
+    return response
 
 
 def _request_id(scope: Scope) -> str:
@@ -77,6 +101,10 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return bytes(value).decode()
+    return _new_id()
+
+
+def _new_id() -> str:
     return os.urandom(16).hex()
 
 

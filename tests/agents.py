@@ -119,3 +119,12 @@ async def other_loop(_: OpenTurn) -> AsyncIterator[AgentEvent]:
     """Take the current event loop away from this thread, as `asyncio.run` does wherever it is called."""
     yield "hello"
     asyncio.get_running_loop().call_soon(asyncio.set_event_loop, None)
+
+
+async def moody(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+    """Raise or be silent if the message says so, else say a word."""
+    if turn.message == "raise":
+        raise LookupError
+    if turn.message == "be silent":
+        await asyncio.sleep(turn.deadline)
+    yield "word"

@@ -73,6 +73,11 @@ class SessionFile:
         with contextlib.closing(sqlite3.connect(self.folder / "sessions.db")) as file:
             return int(file.execute("SELECT count(*) FROM turns").fetchone()[0])
 
+    def damage(self, session_id: str) -> None:
+        """Write over the stored turns of a session."""
+        with contextlib.closing(sqlite3.connect(self.folder / "sessions.db")) as file, file:
+            file.execute("UPDATE turns SET body = x'00' WHERE pk LIKE '%/' || ?", [session_id])
+
 
 @dataclass
 class HTTPClient(SessionFile):

@@ -4,6 +4,7 @@ import socket
 import time
 
 from app.connections import HEAD_S
+from tests.entry_points import Answer
 
 
 def said(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
@@ -20,3 +21,14 @@ def said(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         except ConnectionError:
             pass  # closed with something of ours unread, which is a close too
         return came
+
+
+def read(answer: bytes) -> Answer:
+    """Return the one answer in what came; of a header that is there twice both values."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    headers: dict[str, str] = {}
+    for name, _, value in (field.partition(":") for field in fields):
+        known = headers.get(name.lower())
+        headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
+    return Answer(int(line.split(" ")[1]), headers, body.decode())

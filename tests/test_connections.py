@@ -1,6 +1,5 @@
 """Callers that do not speak HTTP, or not at a bearable pace, on real connections to the container server."""
 
-import json
 import socket
 import sys
 import time
@@ -12,7 +11,8 @@ import pytest
 
 from app import connections
 from tests.entry_points import Server, server
-from tests.raw_http import said
+from tests.http_headers import missing
+from tests.raw_http import read, said
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 
@@ -24,9 +24,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def problem(answer: bytes) -> tuple[bytes, str]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert b"application/problem+json" in head
-    return head.split(b"\r\n")[0], json.loads(body)["type"].rpartition(":")[2]
+    found = read(answer)
+    assert found.headers["content-type"] == "application/problem+json"
+    assert missing(found.headers) == {}
+    return answer.split(b"\r\n")[0], found.slug
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def table(text: str) -> dict[str, set[str]]:
 
 # Every module and exactly what it imports of ours, the outermost first: none imports from above.
 RINGS = table("""
-    handler:              errors lambda_environment lambda_events main
-    lambda_runtime:       errors lambda_environment lambda_events main telemetry
+    handler:              errors lambda_environment lambda_events main middleware
+    lambda_runtime:       errors lambda_environment lambda_events main middleware telemetry
     lambda_environment:   lambda_shutdown
-    lambda_events:        errors middleware problems telemetry
+    lambda_events:        problems
     lambda_shutdown:
     __main__:             connections errors main
     app:                  main
@@ -50,8 +50,8 @@ RINGS = table("""
     web_function:
     session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               deadline errors events lifecycle problems running sessions turns wire
+    connections:          errors middleware problems request_head
     middleware:           errors lifecycle problems telemetry
-    connections:          errors problems request_head
     request_head:         errors
     sessions.dynamodb:    errors sessions sessions.codec
     sessions.credentials: errors
@@ -94,7 +94,7 @@ OUTSIDE = table("""
     aiohttp:              agents.messages_api lambda_runtime sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app lambda_environment lambda_events main problems routes session_routes
+    fastapi:              app lambda_environment main problems routes session_routes
     httptools:            connections
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph

@@ -170,7 +170,7 @@ async def test_an_error_after_the_response_has_begun_cuts_the_connection() -> No
 
     shell = Shell(breaks, Lifecycle(max_turns=1, drain_delay_s=0, grace_s=3))
     with pytest.raises(LookupError):  # which the server takes as: close
-        await shell({"type": "http", "headers": []}, asyncio.Event().wait, send)  # type: ignore[arg-type]  # never asked
+        await shell({"type": "http", "path": "/", "headers": []}, asyncio.Event().wait, send)  # type: ignore[arg-type]  # never asked
     assert sent == ["http.response.start"]
 
 
@@ -184,7 +184,7 @@ async def test_a_request_that_its_server_gives_up_is_told_why() -> None:
         sent.append(message)
 
     shell = Shell(hangs, Lifecycle(max_turns=1, drain_delay_s=0, grace_s=3))
-    request = asyncio.create_task(shell({"type": "http", "headers": []}, asyncio.Event().wait, send))  # type: ignore[arg-type]  # never asked
+    request = asyncio.create_task(shell({"type": "http", "path": "/", "headers": []}, asyncio.Event().wait, send))  # type: ignore[arg-type]  # never asked
     await asyncio.sleep(0)
     request.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -41,6 +41,11 @@ def with_header(line: bytes) -> bytes:
     return POST + line + b"\r\n" + LENGTH + b"\r\n" + INSIDE
 
 
+def turn(session: bytes, headers: bytes = b"") -> bytes:
+    body = b'{"message": "hello", "session_id": "%b"}' % session
+    return POST + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
 def to(line: bytes, host: bytes = b"Host: a\r\n") -> bytes:
     return line + b"\r\n" + host + b"\r\n"
 
@@ -187,31 +192,36 @@ def in_pieces(request: bytes, how: str) -> list[bytes]:
     return {"whole": [whole], "head first": [head + end, rest], "bytes": [bytes([each]) for each in whole]}[how]
 
 
-def answered(running: Server, request: bytes, how: str) -> list[tuple[int, str]]:
-    """Return status and request id of each answer; an id that the service made is left out."""
+def answered(running: Server, request: bytes, how: str) -> list[tuple[int, bytes]]:
+    """Return of each answer the status, and the request's id if it is of these two, else the kind of the problem."""
     answer = said(running.port, *in_pieces(request, how), pause_s=0.05 if how == "head first" else 0.0)
     heads = [each for each in re.split(rb"(?=HTTP/1\.1 )", answer) if each]
-    ids = [re.search(rb"x-request-id: (inside|after)\r\n", head, re.IGNORECASE) for head in heads]
-    return [(int(head[9:12]), found[1].decode() if found else "") for head, found in zip(heads, ids, strict=True)]
+    names = [
+        re.search(rb"x-request-id: (inside|after)\r\n|:problem:([a-z-]+)|$", each, re.IGNORECASE) for each in heads
+    ]
+    return [
+        (int(each[9:12]), (found and (found[1] or found[2])) or b"") for each, found in zip(heads, names, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_be_read_in_two_ways_is_refused(running: Server, name: str) -> None:
-    assert answered(running, REFUSED[name], "whole") == [(400, "")]
+    assert answered(running, REFUSED[name], "whole") == [(400, b"malformed-request")]
 
 
 @pytest.mark.parametrize("how", ["head first", "bytes"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_in_pieces_too(running: Server, name: str, how: str) -> None:
     """Whoever goes on sending may find the connection reset before its answer is read."""
-    assert answered(running, REFUSED[name], how) in ([(400, "")], [])
+    assert answered(running, REFUSED[name], how) in ([(400, b"malformed-request")], [])
 
 
 @pytest.mark.parametrize("how", ["whole", "head first", "bytes"])
 @pytest.mark.parametrize("name", READ_ONCE)
 def test_what_is_not_refused_is_read_as_one_request(running: Server, name: str, how: str) -> None:
     request, status = READ_ONCE[name]
-    assert answered(running, request, how) == [(status, ""), (404, "after")]
+    kind = {200: b"", 400: b"malformed-json", 404: b"not-found"}[status]
+    assert answered(running, request, how) == [(status, kind), (404, b"after")]
 
 
 def test_a_trailer_is_no_header(running: Server) -> None:
@@ -223,20 +233,20 @@ def test_a_trailer_is_no_header(running: Server) -> None:
 
 def test_a_turn_is_taken_with_a_wish_to_upgrade(running: Server) -> None:
     """Java's client asks for HTTP/2 with every first request."""
-    body = b'{"message": "hello"}'
-    answer = said(running.port, POST + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(body), body + AFTER, pause_s=0.05)
+    head, end, body = turn(b"java", UPGRADE).partition(b"\r\n\r\n")
+    answer = said(running.port, head + end, body + AFTER, pause_s=0.05)
     assert b"You said: hello" in answer
 
 
 def test_an_answer_comes_before_what_is_refused_after_it(running: Server) -> None:
-    body = b'{"message": "hello"}'
-    turn = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    answer = said(running.port, turn + REFUSED["two Hosts"])
+    answer = said(running.port, turn(b"first") + REFUSED["two Hosts"])
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_nothing_runs_after_what_is_refused(running: Server) -> None:
+def test_nothing_runs_of_what_is_refused_or_after_it(running: Server) -> None:
     """Not even where an earlier answer left the connection open."""
-    answer = said(running.port, GET + b"\r\n", REFUSED["two Hosts"] + AFTER, pause_s=0.05)
+    answer = said(running.port, turn(b"before"), turn(b"refused", b"Host: a\r\n") + turn(b"later"), pause_s=0.05)
     assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"400"]
+    found = {each: running.http.get(f"/sessions/{each}").status_code for each in ("before", "refused", "later")}
+    assert found == {"before": 200, "refused": 404, "later": 404}
