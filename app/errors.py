@@ -9,6 +9,7 @@
     ├── InvalidRequest            the caller must change something
     │   ├── MalformedEvent        the Lambda event is no HTTP request
     │   ├── MalformedRequest      what came is no HTTP
+    │   ├── MisdirectedRequest    it is for a host that is none of ours
     │   ├── HeadersTooLarge       the headers are over a limit
     │   ├── TargetTooLong         the target in the request line is over the limit
     │   ├── MalformedJSON         the body is no JSON document
@@ -88,6 +89,10 @@ class MalformedEvent(InvalidRequest):
 
 class MalformedRequest(InvalidRequest):
     """What came over the connection is no HTTP."""
+
+
+class MisdirectedRequest(InvalidRequest):
+    """The request is for a host that the service does not answer for."""
 
 
 class HeadersTooLarge(InvalidRequest):

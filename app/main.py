@@ -16,7 +16,9 @@ from starlette.exceptions import HTTPException
 from app import config, problems, telemetry
 from app.agents import Agent, loader
 from app.clients import Clients
+from app.cors import Cors
 from app.errors import ConfigurationError, ServiceError
+from app.hosts import AllowedHosts
 from app.lifecycle import Lifecycle
 from app.middleware import DOCS, Shell
 from app.routes import Limits, Routes
@@ -114,7 +116,9 @@ def create_app(
     app.state.lifecycle, app.state.settings, app.state.clients = lifecycle, settings, clients
     Routes(lifecycle, turns, limits).add_to(app.router)
     SessionRoutes(turns, store, clock).add_to(app.router)
-    app.add_middleware(Shell, lifecycle=lifecycle)
+    if settings.allowed_hosts:
+        app.add_middleware(AllowedHosts, names=settings.allowed_hosts)
+    app.add_middleware(Shell, lifecycle=lifecycle, cors=Cors(settings.cors_origins) if settings.cors_origins else None)
     app.add_exception_handler(ServiceError, problems.on_service_error)
     app.add_exception_handler(HTTPException, problems.http_error_handler(app.routes))
     app.add_exception_handler(RequestValidationError, problems.on_invalid_parameter)

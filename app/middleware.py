@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
+from app.cors import Cors
 from app.errors import ShuttingDown
 from app.lifecycle import Lifecycle, Phase
 from app.problems import response_of
@@ -24,6 +25,7 @@ HEADERS = {  # OWASP's REST Security Cheat Sheet
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # nothing here is a page
     "Cross-Origin-Resource-Policy": "same-origin",  # nor a picture or a script of somebody else's page
 }
+NO_CONTENT = Response(status_code=204)
 OK = 200
 DOCS = "/docs"  # the one page, in development: Swagger UI from its usual addresses
 DOCS_POLICY = (
@@ -39,9 +41,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 class Shell:
     """Wraps the app below FastAPI's own error handling, so that it sees every response and every error."""
 
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, cors: Cors | None = None) -> None:
         self._app = app
         self._lifecycle = lifecycle
+        self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 an ASGI app
         if scope["type"] != "http":
@@ -59,8 +62,9 @@ class Shell:
                 message["headers"] = [*message.get("headers", ()), *self._headers(scope, status, request_id)]
             await send(message)
 
+        app = NO_CONTENT if self._cors and self._cors.is_preflight(scope) else self._app
         try:
-            await self._app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
         except Exception as exc:  # the other edge where anything may come: our own bugs
             log.exception("request failed")
             if status:
@@ -81,6 +85,8 @@ class Shell:
     def _headers(self, scope: Scope, status: int, request_id: str) -> Iterator[tuple[bytes, bytes]]:
         yield b"x-request-id", request_id.encode()
         yield from _DOCS_HEADERS if status == OK and scope["path"] == DOCS else _RAW_HEADERS
+        if self._cors:
+            yield from self._cors.headers(scope)
         if self._lifecycle.take_cold_start():
             yield b"x-cold-start", b"true"
         if self._lifecycle.phase is Phase.DRAINING:

@@ -82,6 +82,9 @@ KINDS: dict[type[Exception], Kind] = {
         "The Lambda event is not an HTTP request that can be read.",
     ),
     errors.MalformedRequest: Kind("malformed-request", 400, "Bad Request", "This is no HTTP request."),
+    errors.MisdirectedRequest: Kind(
+        "misdirected-request", 421, "Misdirected Request", "The service does not answer for this host."
+    ),
     errors.HeadersTooLarge: Kind(
         "headers-too-large",
         431,

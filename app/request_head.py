@@ -16,7 +16,8 @@ MAX_HEAD_BYTES = 65_536  # as h11, uvicorn's other parser, has it; usual servers
 MAX_HEADERS = 100  # as Apache and Tomcat have it; each costs far more than its bytes
 MAX_TARGET_BYTES = 8192  # RFC 9112, section 3, asks for 8000; ours are below 400
 
-HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Za-z:.%]+\])?(?::[0-9]{0,5})?")
+PORT = rb"(?::[0-9]{0,5})?"
+HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Za-z:.%]+\])?" + PORT)
 _TARGET = re.compile(rb"(?:https?://([^/?#]+))?/[^#]*|\*", re.IGNORECASE)
 
 

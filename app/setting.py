@@ -34,8 +34,8 @@ def one_line(value: SecretStr | None) -> SecretStr | None:
 
 
 def split(value: object) -> object:
-    """Return the parts of a text between commas; anything else as it is."""
-    return tuple(value.split(",")) if isinstance(value, str) else value
+    """Return the parts of a text between commas, without blanks around them; anything else as it is."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any) -> Any:  # noqa: ANN401 as Field

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from app import web_function
 from app.agent_settings import AgentSettings
+from app.http_settings import HTTPSettings
 from app.setting import lower, setting, upper
 
 ENV_FILE = ".env"
@@ -16,7 +17,7 @@ OF_A_STOP = ("drain_delay_s", "shutdown_grace_s")
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
 
-class Settings(AgentSettings):
+class Settings(HTTPSettings, AgentSettings):
     """The effective settings of this process."""
 
     model_config = SettingsConfigDict(

@@ -75,6 +75,61 @@ def test_a_secret_of_nothing_but_a_line_end_counts_as_unset(monkeypatch: pytest.
     assert config.load().api_key is None
 
 
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "*",
+        "null",
+        "app.example",
+        "https://",
+        "https://*.app.example",
+        "https://app.example/",
+        "https://app.example/path",
+        "https://app.example?a",
+        "https://App.example",
+        "https://app.example:443",
+        "http://app.example:80",
+        "https://app.example:0",
+        "https://user@app.example",
+        "ftp://app.example",
+        "HTTPS://app.example",
+        "https://app.example https://b.example",
+        "https://app.example,",
+        "https://app.example, *",
+    ],
+)
+def test_an_origin_that_is_not_exact_is_refused(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    told = ["CORS_ORIGINS must be origins such as https://app.example, between commas"]
+    assert problems(monkeypatch, CORS_ORIGINS=origins) == told
+
+
+def test_origins_are_taken_as_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example, http://localhost:3000,http://[::1]:8080,https://a.b:80")
+    found = ("https://app.example", "http://localhost:3000", "http://[::1]:8080", "https://a.b:80")
+    assert config.load().cors_origins == found
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "*",
+        "*.",
+        "a.*",
+        "a*.example",
+        "api.example:443",
+        "https://api.example",
+        "api.example/",
+        "a b",
+        "a..b",
+        ".a",
+        "a,",
+    ],
+)
+def test_a_host_that_is_no_name_is_refused(monkeypatch: pytest.MonkeyPatch, hosts: str) -> None:
+    told = ["ALLOWED_HOSTS must be host names such as api.example or *.api.example, between commas"]
+    assert problems(monkeypatch, ALLOWED_HOSTS=hosts) == told
+
+
 def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("AGENT_MAX_STEPS=3\nPORT=9000\n")
     monkeypatch.setenv("PORT", "9001")

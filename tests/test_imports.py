@@ -38,21 +38,24 @@ RINGS = table("""
     __main__:             connections errors main
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
-                          agents.prices agents.tools clients config errors lifecycle middleware problems routes \
-                          session_routes sessions sessions.claims sessions.credentials sessions.dynamodb \
+                          agents.prices agents.tools clients config cors errors hosts lifecycle middleware problems \
+                          routes session_routes sessions sessions.claims sessions.credentials sessions.dynamodb \
                           sessions.sqlite \
                           telemetry turns
     config:               errors settings
-    settings:             agent_settings setting web_function
+    settings:             agent_settings http_settings setting web_function
     agent_settings:       setting
+    http_settings:        setting
     setting:
     clients:              sessions
     web_function:
     session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               deadline errors events lifecycle problems running sessions turns wire
     connections:          errors middleware problems request_head
-    middleware:           errors lifecycle problems telemetry
+    middleware:           cors errors lifecycle problems telemetry
+    hosts:                errors problems request_head
     request_head:         errors
+    cors:
     sessions.dynamodb:    errors sessions sessions.codec
     sessions.credentials: errors
     sessions.sqlite:      errors sessions
@@ -99,13 +102,13 @@ OUTSIDE = table("""
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               lambda_events
-    pydantic:             agent_settings agents.from_pydantic_ai agents.tools config problems
+    pydantic:             agent_settings agents.from_pydantic_ai agents.tools config http_settings problems
                           session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
-    pydantic_settings:    agent_settings settings
+    pydantic_settings:    agent_settings http_settings settings
     snapshot_restore_py:  lambda_environment
-    starlette:            lambda_events lambda_runtime main middleware problems routes
+    starlette:            cors hosts lambda_events lambda_runtime main middleware problems routes
     strands:              agents.from_strands
     typing_extensions:    agents.tools
     uvicorn:              __main__ connections

@@ -59,7 +59,7 @@ def test_what_is_not_ours_is_internal() -> None:
 
 def test_the_description_of_the_api_names_every_status_of_a_turn(settings: Settings) -> None:
     described = create_app(settings).openapi()["paths"]["/chat"]["post"]["responses"]
-    elsewhere = {404, 405, 414, 431}  # no such path or session, no such method, refused before it is asked
+    elsewhere = {404, 405, 414, 421, 431}  # no such path or session, no such method, refused before it is asked
     assert {int(status) for status in described} >= {kind.status for kind in problems.KINDS.values()} - elsewhere
     assert set(described["200"]["content"]) == {"application/json", "text/event-stream"}
 
