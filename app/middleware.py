@@ -18,7 +18,7 @@ from app.problems import response_of
 
 log = logging.getLogger(__name__)
 
-HEADERS = {  # OWASP's REST Security Cheat Sheet
+HEADERS = {  # OWASP's REST Security Cheat Sheet; docs/http-hardening.md says what is left out, and why
     "X-Content-Type-Options": "nosniff",  # what is no script is never run as one
     "Cache-Control": "no-store",  # answers are a user's own
     "Referrer-Policy": "no-referrer",  # paths hold session ids
