@@ -18,6 +18,9 @@ UNSENT_BYTES = (
     16_384  # of answers, over which no more is written; with asyncio's 64 KiB, slow readers cost twice as much
 )
 UNREAD_S = 60.0  # a caller that takes nothing of an answer for so long reads it no more
+MAX_AHEAD = (
+    16  # requests before the answers to those before them; hardly anybody sends any, and they cost 20 times their bytes
+)
 HEAD_S = 10.0  # from the connection, or from a further request's first byte, to the end of the head
 
 
@@ -96,6 +99,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._in_head = False
         try:
+            if len(self.pipeline) >= MAX_AHEAD:
+                raise MalformedRequest
             request_head.check(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
         except ServiceError as exc:
             self._refusal = exc

@@ -78,6 +78,14 @@ def test_a_path_without_measure_is_refused(running: Server) -> None:
     assert problem(answer) == (b"HTTP/1.1 414 URI Too Long", "target-too-long")
 
 
+@pytest.mark.parametrize("wish", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"], ids=["plain", "upgrade"])
+def test_only_so_many_requests_are_taken_ahead(running: Server, wish: bytes) -> None:
+    """They cost twenty times their bytes."""
+    answer = said(running.port, (REQUEST + wish + b"\r\n") * 2000)
+    assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"HTTP/1.1 ") == 1 + connections.MAX_AHEAD
+    assert answer.endswith(b'{"status":"alive"}')
+
+
 SLOW: dict[str, list[bytes]] = {
     "nothing": [],
     "half a line": [REQUEST[:10]],
