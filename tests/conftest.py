@@ -8,6 +8,7 @@ import pytest
 
 from app.config import OWN_PREFIXES, Settings
 from tests.entry_points import ENTRY_POINTS, Client
+from tests.package import build
 
 
 @pytest.fixture
@@ -36,3 +37,11 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The service behind each of its entry points in turn; a test that uses it runs once for each."""
     with ENTRY_POINTS[request.param](tmp_path_factory.mktemp(request.param)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the zip is made of; no test adds to it."""
+    folder = tmp_path_factory.mktemp("package")
+    build(folder)
+    return folder

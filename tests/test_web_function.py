@@ -26,22 +26,6 @@ KILLED_AFTER_S = 1.0  # from SIGTERM, by Lambda
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the zip is made of, for this machine and this Python."""
-    folder = tmp_path_factory.mktemp("package")
-    version, machine = "{}.{}".format(*sys.version_info), os.uname().machine.replace("aarch64", "arm64")
-    settings = [f"ARTIFACTS_DIR={folder}", f"FOR={version}", f"ARCH={machine}", f"PYTHON={sys.executable}"]
-    subprocess.run(
-        ["make", "--silent", "build-AgentFunction", *settings],  # noqa: S607 it is needed for anything here
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp")},  # noqa: S108 pip's cache
-        check=True,
-        timeout=100,
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
 def table() -> Iterator[Table]:
     with sessions_table() as table:
         yield table

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.container.engine import IMAGE, docker
+from tests.container.engine import build
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _image() -> None:
-    docker("build", "--tag", IMAGE, ".", limit_s=110)
+    build()

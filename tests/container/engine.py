@@ -32,6 +32,16 @@ def docker(*arguments: str, check: bool = True, limit_s: float = 60) -> subproce
     return done
 
 
+def build() -> None:
+    """Make the image of this checkout."""
+    docker("build", "--tag", IMAGE, ".", limit_s=110)
+
+
+def config(key: str) -> object:
+    """Return what the image says there."""
+    return json.loads(docker("image", "inspect", "--format", f"{{{{json .Config.{key}}}}}", IMAGE).stdout)
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A bridge; its gateway is the address by which its containers reach this machine, and nobody else does."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.engine import IMAGE, ROOT, Container, container, docker, network, service
+from tests.container.engine import IMAGE, ROOT, Container, config, container, docker, network, service
 from tests.lambda_runtime.emulator import Emulator, load_event
 from tests.machine import listens, tool, wait_until
 from tests.servers import Table, sessions_table
@@ -66,10 +66,6 @@ def hello(running: Container) -> str:
 
 def size_mb(image: str) -> float:
     return int(docker("image", "inspect", "--format", "{{.Size}}", image).stdout) / 1e6
-
-
-def config(key: str) -> object:
-    return json.loads(docker("image", "inspect", "--format", f"{{{{json .Config.{key}}}}}", IMAGE).stdout)
 
 
 def test_the_image_adds_little_to_its_base(capsys: pytest.CaptureFixture[str]) -> None:

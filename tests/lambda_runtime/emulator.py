@@ -95,11 +95,13 @@ def emulator(
     log: Path,
     timeout_s: int = TIMEOUT_S,
     command: Sequence[str] = BUFFERED,
+    folder: Path = ROOT,
 ) -> Iterator[Emulator]:
     """A new environment that ends with the block. Nothing of ours is imported before the first call.
 
     timeout_s: after which it ends an invocation
     command:   of the runtime
+    folder:    where the code is
     """
     port, api_port = free_port(), free_port()
     emulate = [rie, "--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
@@ -111,7 +113,7 @@ def emulator(
         log.open("wb") as output,
         subprocess.Popen(
             emulate + runtime,
-            cwd=ROOT,
+            cwd=folder,
             env=PLATFORM | {"PATH": os.environ["PATH"], "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout_s)},
             stdout=output,
             stderr=output,
