@@ -60,7 +60,7 @@ web-adapter: $(DEV)/ready-$(VERSION) ## Test behind AWS's Lambda Web Adapter, bu
 	@$(WITH) web-adapter -- $(PYTEST) tests/lambda_runtime/test_web_adapter.py
 
 bench: $(DEV)/ready-$(VERSION) ## Print the table of ratios
-	@$(WITH) dynoxide -- $(DEV)/bin/python -m benchmarks
+	@$(WITH) dynoxide engine rie -- $(DEV)/bin/python -m benchmarks
 
 bench-check: $(DEV)/ready-$(VERSION) # A quick pass: every count exactly, every ratio within a quarter of its bar
 	@$(WITH) dynoxide -- $(DEV)/bin/python -m benchmarks --quick --check

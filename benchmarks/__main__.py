@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import agents, cases, lambda_cases
+from benchmarks import agents, cases, emulator, lambda_cases
 from benchmarks.measure import TOLERANCE, Row
 
 ALL = {
@@ -22,6 +22,8 @@ ALL = {
         lambda_cases.lambda_cold_start,
         lambda_cases.lambda_invocation,
         lambda_cases.lambda_stream,
+        emulator.zip_cold_start,
+        emulator.image_cold_start,
     )
 }
 QUICK = cases.Effort(cold=5, warm=7, scale=0.25, ungated=False)

@@ -45,14 +45,15 @@ class Kind:
 
 
 @contextmanager
-def _variables() -> Iterator[tuple[Variables, Variables]]:
-    """Give the environments of the service with the echo and with claude, both on canned servers."""
+def environments() -> Iterator[dict[str, Variables]]:
+    """Give the environments of the service by its agent, echo or claude, both on canned servers."""
     with (
         serve("dynamodb", "canned", variables=environment()) as table,
         serve("model", variables=environment()) as model,
     ):
         echo = environment(table.port)
-        yield echo, echo | {"AGENT": "claude", "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model.port}"}
+        claude = echo | {"AGENT": "claude", "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model.port}"}
+        yield {"echo": echo, "claude": claude}
 
 
 def _kinds(variables: Variables) -> Iterator[Kind]:
@@ -70,9 +71,11 @@ def _kinds(variables: Variables) -> Iterator[Kind]:
 def lambda_cold_start(effort: Effort) -> Iterator[Row]:
     """Process start to first answer, beside a hello on the same runtime client and that of bedrock-agentcore."""
     hello = event("GET", "/")
-    with _variables() as (echo, claude):
-        agents = {"echo": echo, "claude": claude} if effort.ungated else {"echo": echo}
+    with environments() as agents:
+        echo = agents["echo"]
         for agent, variables in agents.items():
+            if agent != "echo" and not effort.ungated:
+                continue
             for kind in _kinds(variables):
                 pairs = [
                     (
@@ -82,9 +85,7 @@ def lambda_cold_start(effort: Effort) -> Iterator[Row]:
                     for _ in range(1 + effort.cold)
                 ]
                 limit = COLD.get(kind.name) if agent == "echo" else None
-                yield from _starts(
-                    f"cold start, {agent}: {kind.name}", HELLO, pairs[1:], limit
-                )  # the first may compile
+                yield from starts(f"cold start, {agent}: {kind.name}", HELLO, pairs[1:], limit)  # the first may compile
         if effort.ungated:
             yield from _server_start(echo, effort)
 
@@ -103,22 +104,27 @@ def _server_start(variables: Variables, effort: Effort) -> Iterator[Row]:
         )
         for _ in range(1 + effort.cold)
     ]
-    yield from _starts("cold start of a server: python -m app, echo", f"bedrock-agentcore {found} hello", pairs[1:])
+    yield from starts("cold start of a server: python -m app, echo", f"bedrock-agentcore {found} hello", pairs[1:])
 
 
-def _starts(name: str, floor: str, pairs: list[tuple[Start, Start]], limit: float | None = None) -> Iterator[Row]:
+def starts(name: str, floor: str, pairs: Sequence[tuple[Start, Start]], limit: float | None = None) -> Iterator[Row]:
+    """Yield the CPU and the seconds of starts, each behind its floor's."""
     cpu = [case.cpu_s / floor.cpu_s for floor, case in pairs]
     yield at_most(f"{name}, CPU", floor, cpu, limit)
-    base, case = (median(start.wall_s for start in side) for side in zip(*pairs, strict=True))
-    wall = [case.wall_s / floor.wall_s for floor, case in pairs]
-    yield at_most(f"{name}, {case:.2f} s", f"{floor}, {base:.2f} s", wall)
+    yield seconds(name, floor, [(floor.wall_s, case.wall_s) for floor, case in pairs])
+
+
+def seconds(name: str, floor: str, pairs: Sequence[tuple[float, float]]) -> Row:
+    """Return the row of times by the clock, each behind its floor's; the names tell the medians."""
+    base, case = (median(side) for side in zip(*pairs, strict=True))
+    return at_most(f"{name}, {case:.2f} s", f"{floor}, {base:.2f} s", [case / base for base, case in pairs])
 
 
 def lambda_invocation(effort: Effort) -> Iterator[Row]:
     """CPU of a warm invocation, beside Mangum's on AWS's runtime client."""
     invocations = int(200 * effort.scale)
-    with _variables() as (echo, _):
-        floor, *cases = _kinds(echo)
+    with environments() as agents:
+        floor, *cases = _kinds(agents["echo"])
         found = asyncio.run(_invocations([floor, *cases], invocations, effort.warm))
     for kind in cases:
         ratios = [case / base for base, case in zip(found[floor.name], found[kind.name], strict=True)]
@@ -143,8 +149,8 @@ def lambda_stream(effort: Effort) -> Iterator[Row]:
     """When the first byte and the first token of a stream come, as shares of the time that all of it takes."""
     asked: dict[str, Any] = event("POST", "/chat", f'{{"message": "calls=0 tokens={TOKENS} pause_ms={PAUSE_MS}"}}')
     asked["headers"]["accept"] = "text/event-stream"
-    with _variables() as (_, claude):
-        for kind in _kinds(claude):
+    with environments() as agents:
+        for kind in _kinds(agents["claude"]):
             if not effort.ungated and kind.name not in FIRST:
                 continue
             shares = asyncio.run(_shares(kind, asked, effort.cold))

@@ -71,8 +71,7 @@ class Runtime:
         """Return the CPU time of its processes so far."""
         [process] = [each.process for each in self._service.environments]
         assert process
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return sum(Server(pid, 0).cpu_s() for pid in (process.pid, *map(int, children)))
+        return sum(each.cpu_s() for each in (Server(process.pid, 0), *children(process.pid)))
 
     async def cpu_per_invocation(self, event: object, invocations: int) -> float:
         """Return the seconds of CPU that each of so many invocations cost, one after the other."""
@@ -80,6 +79,12 @@ class Runtime:
         for _ in range(invocations):
             await self.ask(event)
         return (self.cpu_s() - before) / invocations
+
+
+def children(pid: int) -> list[Server]:
+    """Return the processes that the threads of a process have started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [Server(int(child), 0) for each in lists for child in each.read_text().split()]
 
 
 @asynccontextmanager
