@@ -203,6 +203,14 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "keys parted at the first slash",
+        test_listing.test_a_principal_may_hold_what_parts_it_from_its_session,
+        (
+            Edit(dynamodb, 'rpartition("/")[2]', 'partition("/")[2]'),
+            Edit(sqlite, "instr(substr(pk, ?), '/') = 0", "? IS NOT NULL"),
+        ),
+    ),
+    Mutant(
         "the place of a page ignored",
         test_listing.test_pages_join_without_gap_or_repetition_even_of_sessions_of_one_moment,
         (

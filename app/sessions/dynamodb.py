@@ -240,7 +240,7 @@ def _read(page: Mapping[str, Any], load: Callable[[Mapping[str, Mapping[str, str
 
 def _load_start(attributes: Mapping[str, Mapping[str, str]]) -> SessionStart:
     return SessionStart(
-        session_id=attributes["pk"]["S"].partition("/")[2],
+        session_id=attributes["pk"]["S"].rpartition("/")[2],
         created=float(attributes["created"]["N"]),
         expires=int(attributes["expires"]["N"]),
     )

@@ -89,11 +89,12 @@ class SQLiteStore:
     ) -> Sequence[SessionStart]:
         query = (
             "SELECT substr(pk, ?), created, expires FROM turns WHERE created IS NOT NULL AND substr(pk, 1, ?) = ?"
+            " AND instr(substr(pk, ?), '/') = 0"  # of a principal that begins alike, the rest has a slash
             " AND (created, pk) < (?, ?) ORDER BY created DESC, pk DESC LIMIT ?"
         )
         owner = f"{principal}/"
         last = (before.created, owner + before.session_id) if before else (math.inf, "")
-        values = (len(owner) + 1, len(owner), owner, *last, limit)
+        values = (len(owner) + 1, len(owner), owner, len(owner) + 1, *last, limit)
         return await self._run(lambda db: [SessionStart(*row) for row in db.execute(query, values)])
 
     async def ping(self) -> None:

@@ -52,11 +52,19 @@ async def test_pages_join_without_gap_or_repetition_even_of_sessions_of_one_mome
 
 
 async def test_another_principals_sessions_are_not_listed(rig: Rig) -> None:
-    """Not even those of one whose name the first one's begins."""
+    """Not even those of one whose name the first one's begins, or which is as long."""
     await begin(rig, Clock(), "mine")
     await begin(rig, Clock(), "theirs", principal="principal2")
+    await begin(rig, Clock(), "theirs", principal="principle")
     assert await ids(rig) == ["mine"]
     assert await ids(rig, principal="nobody") == []
+
+
+async def test_a_principal_may_hold_what_parts_it_from_its_session(rig: Rig) -> None:
+    """As an ARN does. What is left of a key after the first part must not pass for a session of that part's."""
+    await begin(rig, Clock(), "mine", principal="principal/admin")
+    assert await ids(rig) == []
+    assert await ids(rig, principal="principal/admin") == ["mine"]
 
 
 async def test_a_session_whose_first_turn_is_open_is_not_listed(rig: Rig) -> None:

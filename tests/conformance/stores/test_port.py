@@ -163,6 +163,7 @@ async def test_a_delete_of_an_empty_session_is_harmless(rig: Rig) -> None:
         SessionKey("principal2", "session"),
         SessionKey("session", "principal"),
         SessionKey("principal", "Session"),
+        SessionKey("principal/session", "s"),
         SessionKey("principal", "session%"),
     ],
     ids=str,
@@ -176,8 +177,8 @@ async def test_a_call_on_one_session_touches_no_other(rig: Rig, other: SessionKe
 
 
 async def test_the_largest_body_fits_beside_the_longest_names(rig: Rig) -> None:
-    key = SessionKey("p" * 128, "s" * 128)
-    item = replace(OPEN, turn=10**12, run="r" * 32, req="k" * 255)
+    key = SessionKey("p" * 1024, "s" * 128)
+    item = replace(OPEN, turn=10**12, created=1_764_036_123.456, run="r" * 32, req="k" * 255)
     done = replace(item, lease=None, body=b"x" + seeded(1).randbytes(MAX_BODY_BYTES - 1))
     assert await rig.store.claim(key, item)
     assert await rig.store.commit(key, done)
