@@ -22,7 +22,7 @@ def tour_config() -> None:
     print("==== CONFIG comes from the environment ====")
     with environment():
         print("defaults:", config.load().redacted())
-    with environment(ENVIRONMENT="production", SESSIONS_TABLE="sessions", AWS_REGION="eu-central-1"):
+    with environment(ENVIRONMENT="production", AUTH="none", SESSIONS_TABLE="sessions", AWS_REGION="eu-central-1"):
         print("prod without key, validate():", config.load().validate())
     with environment(AGENT_MAX_STEPS="10", LOG_LEVEL="debug", ANTHROPIC_API_KEY="a key that nobody sees"):
         shown = config.load().redacted()

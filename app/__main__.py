@@ -1,4 +1,4 @@
-"""`python -m app`: the container server, and `python -m app check-config`."""
+"""`python -m app`: the container server; `python -m app check-config`; `python -m app new-key`."""
 
 import os
 import signal
@@ -33,6 +33,7 @@ from typing import Literal  # noqa: E402
 import uvicorn  # noqa: E402
 
 from app import main as composition  # noqa: E402
+from app.auth import api_keys  # noqa: E402
 from app.errors import ConfigurationError  # noqa: E402
 
 EX_CONFIG = 78  # sysexits.h: the process must not be restarted before somebody changes the configuration
@@ -47,13 +48,20 @@ def main() -> None:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["serve", "check-config"],
+        choices=["serve", "check-config", "new-key"],
         default="serve",
-        help="serve (default), or print the effective settings without secrets and say what is wrong with them",
+        help="serve (default); print the effective settings without secrets and say what is wrong with them; "
+        "or make an API key",
     )
-    command = parser.parse_args().command
+    parser.add_argument("principal", nargs="?", help="of new-key: whom the key is for (default: me)")
+    arguments = parser.parse_args()
+    if arguments.command == "new-key":
+        new_key(parser, arguments.principal or "me")
+        return
+    if arguments.principal is not None:
+        parser.error("only new-key takes a principal")
     try:
-        check_config() if command == "check-config" else serve()
+        check_config() if arguments.command == "check-config" else serve()
     except ConfigurationError as exc:
         print("\n".join(exc.problems), file=sys.stderr)
         sys.exit(EX_CONFIG)
@@ -65,6 +73,16 @@ def check_config() -> None:
     print(json.dumps(settings.redacted(), indent=2))
     if problems:
         raise ConfigurationError(problems)
+
+
+def new_key(parser: argparse.ArgumentParser, principal: str) -> None:
+    """Print a new API key, and the pair of principal and digest to set for it. The key itself is kept nowhere."""
+    key = api_keys.make()
+    try:
+        pair = api_keys.checked(api_keys.pair(principal, key))
+    except ValueError:
+        parser.error("a principal is 1 to 1024 visible ASCII characters, without a comma, and not anonymous")
+    print(f"key   {key}\npair  {pair}")
 
 
 def serve() -> None:

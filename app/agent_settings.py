@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, SecretStr
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import NoDecode
 
-from app.setting import Positive, lower, one_line, setting, split, strip
+from app.setting import Positive, SettingsPart, lower, one_line, setting, split, strip
 
 # What the agents obey that are made of a model here; any other agent would ignore a limit in silence.
 OF_A_MODEL = ("instructions", "instructions_file", "tools", "max_output_tokens", "max_tokens", "max_cost_usd", "prices")
 
 
-class AgentSettings(BaseSettings):
+class AgentSettings(SettingsPart):
     """The part of the settings that the agent is made of."""
 
     api_key: Annotated[SecretStr | None, BeforeValidator(strip), AfterValidator(one_line)] = setting(
@@ -128,11 +128,3 @@ class AgentSettings(BaseSettings):
         if self.instructions and self.instructions_file:
             problems.append("AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other")
         return problems
-
-    def names_set(self, fields: tuple[str, ...]) -> list[str]:
-        """Return the variables of those fields that are set."""
-        return [str(type(self).model_fields[field].validation_alias) for field in fields if self.is_set(field)]
-
-    def is_set(self, name: str) -> bool:
-        """Return whether a field holds something else than its default."""
-        return bool(getattr(self, name) != type(self).model_fields[name].default)

@@ -1,24 +1,21 @@
-"""What the app holds open while it serves: the store's connections and the agent's."""
+"""What the app holds open while it serves: connections of the store, of the agent, of the authenticator."""
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Self
 
-from app.sessions import SessionStore
-
 
 class Clients:
-    """The store and, where it holds something open too, the agent. Both can be opened again once they are closed."""
+    """Those of the parts that hold something open, in this order. They can be opened again once they are closed."""
 
-    def __init__(self, store: SessionStore, agent: object) -> None:
-        self._store = store
-        self._agent = agent
+    def __init__(self, *parts: object) -> None:
+        self._parts = parts
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
-            await opening.enter_async_context(self._store)
-            if isinstance(self._agent, AbstractAsyncContextManager):
-                await opening.enter_async_context(self._agent)
+            for part in self._parts:
+                if isinstance(part, AbstractAsyncContextManager):
+                    await opening.enter_async_context(part)
             self._opened = opening.pop_all()
         return self
 

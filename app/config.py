@@ -18,7 +18,13 @@ from app.settings import ENV_FILE, Settings
 
 __all__ = ["OWN_PREFIXES", "Settings", "load", "load_valid"]
 
-OWN_PREFIXES = ("AGENT_", "SESSIONS_")  # a variable that starts so is ours, so an unknown one is a typing error
+OWN_PREFIXES = (
+    "AGENT_",
+    "SESSIONS_",
+    "AUTH_API_",
+    "AUTH_JWT_",
+    "AUTH_PLATFORM_",
+)  # a variable that starts so is ours, so an unknown one is a typing error
 # But for what Kubernetes sets in every pod beside a service called agent or agent-service.
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")

@@ -20,6 +20,8 @@
     │   ├── ContentTooLarge       body or message over the limit
     │   ├── InvalidIdempotencyKey the header breaks its syntax
     │   └── IdempotencyKeyReused  same key, other message
+    ├── Unauthenticated           no credential, or none that is good
+    ├── AuthUnavailable           what credentials are checked with cannot be had
     ├── SessionNotFound           absent, or another principal's
     ├── SessionConflict           somebody else holds the session; try again
     │   ├── SessionBusy           another turn is running
@@ -139,6 +141,16 @@ class InvalidIdempotencyKey(InvalidRequest):
 
 class IdempotencyKeyReused(InvalidRequest):
     """The key was used in this session with another message."""
+
+
+class Unauthenticated(ServiceError):
+    """There is no credential, or none that is good. The text says why, for the log: a constant, nothing of it."""
+
+
+class AuthUnavailable(ServiceError):
+    """What the credential is checked with cannot be had now, so nobody can say whether it is good."""
+
+    retry_after_s = 5
 
 
 class SessionNotFound(ServiceError):

@@ -15,6 +15,9 @@ from starlette.exceptions import HTTPException
 
 from app import config, problems, telemetry
 from app.agents import Agent, loader
+from app.auth import Authenticator
+from app.auth import loader as auth_loader
+from app.caller import Caller
 from app.clients import Clients
 from app.cors import Cors
 from app.errors import ConfigurationError, ServiceError
@@ -63,6 +66,10 @@ def load() -> tuple[config.Settings, Agent | None, list[str]]:
         agent = _agent(settings)
     except ConfigurationError as exc:
         problems += exc.problems
+    try:
+        _authenticator(settings)
+    except ConfigurationError as exc:
+        problems += exc.problems
     return settings, agent, problems
 
 
@@ -81,7 +88,7 @@ def create_app(
     comment. Entry points find the Lifecycle, the Settings and the Clients on `app.state`.
 
     Raises:
-        ConfigurationError: the agent cannot be loaded.
+        ConfigurationError: the agent or the authenticator cannot be loaded.
     """
     store = store or _store(settings)
     agent = agent or _agent(settings)
@@ -94,7 +101,9 @@ def create_app(
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     turns = TurnService(claims, agent, settings.max_steps)
-    clients = Clients(store, agent)
+    authenticator = _authenticator(settings)
+    caller = Caller(authenticator, settings.auth)
+    clients = Clients(store, agent, authenticator)
     limits = Limits(
         settings.timeout_s,
         settings.max_message_bytes,
@@ -114,8 +123,8 @@ def create_app(
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings, app.state.clients = lifecycle, settings, clients
-    Routes(lifecycle, turns, limits).add_to(app.router)
-    SessionRoutes(turns, store, clock).add_to(app.router)
+    Routes(lifecycle, turns, caller, limits).add_to(app.router)
+    SessionRoutes(turns, store, caller, clock).add_to(app.router)
     if settings.allowed_hosts:
         app.add_middleware(AllowedHosts, names=settings.allowed_hosts)
     app.add_middleware(Shell, lifecycle=lifecycle, cors=Cors(settings.cors_origins) if settings.cors_origins else None)
@@ -142,6 +151,10 @@ def _store(settings: config.Settings) -> SessionStore:
 
     log.info("sessions are kept in an SQLite file; set SESSIONS_TABLE to share them between machines")
     return SQLiteStore(settings.sessions_file)
+
+
+def _authenticator(settings: config.Settings) -> Authenticator:
+    return auth_loader.load(settings, has_events=settings.frozen)
 
 
 def _agent(settings: config.Settings) -> Agent:

@@ -104,6 +104,12 @@ KINDS: dict[type[Exception], Kind] = {
         "Invalid idempotency key",
         "Idempotency-Key must be one header of 1 to 255 visible ASCII characters.",
     ),
+    errors.Unauthenticated: Kind(
+        "unauthenticated", 401, "Unauthenticated", "There is no credential in the request, or none that is good."
+    ),
+    errors.AuthUnavailable: Kind(
+        "auth-unavailable", 503, "Authentication unavailable", "The credential cannot be checked now."
+    ),
     errors.SessionNotFound: NOT_FOUND,
     errors.NotAcceptable: Kind(
         "not-acceptable", 406, "Not acceptable", "Accept application/json or text/event-stream."
@@ -230,6 +236,8 @@ def response_of(error: Exception) -> Response:
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     if isinstance(error, errors.RequestTimeout):
         headers["Connection"] = "close"  # RFC 9110, section 15.5.9; or what still dribbles in goes on holding it
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 15.5.2, wants one; there is none for our other ways
     return _response(problem_of(error), headers)
 
 

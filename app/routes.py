@@ -13,13 +13,14 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from app import wire
+from app.caller import Caller
 from app.deadline import lambda_remaining_s, turn_deadline
 from app.errors import ContentTooLarge, MalformedJSON, RequestTimeout, UnsupportedMediaType
 from app.events import TurnEvent, TurnStarted
 from app.lifecycle import Lifecycle
 from app.problems import documented
 from app.running import RunningTurn
-from app.sessions import ANONYMOUS, SessionKey
+from app.sessions import SessionKey
 from app.turns import TurnRequest, TurnService
 
 ESCAPED_BYTES = 6  # JSON may spend \u0000 on one byte of a message
@@ -65,10 +66,12 @@ class Routes:
         self,
         lifecycle: Lifecycle,
         turns: TurnService,
+        caller: Caller,
         limits: Limits,
     ) -> None:
         self._lifecycle = lifecycle
         self._turns = turns
+        self._caller = caller
         self._limits = limits
 
     def add_to(self, router: APIRouter) -> None:
@@ -79,7 +82,8 @@ class Routes:
             methods=["POST"],
             route_class_override=_Direct,
             response_model=wire.ChatResponse,
-            responses=STREAM | documented(400, 406, 408, 409, 413, 415, 422, 500, 502, 503, 504),
+            dependencies=self._caller.dependencies,  # for the description; `chat` does not wait for FastAPI
+            responses=STREAM | documented(400, 401, 406, 408, 409, 413, 415, 422, 500, 502, 503, 504),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -105,9 +109,12 @@ class Routes:
         `Idempotency-Key` makes a retry safe, `Prefer: wait=N` waits for a busy session, and `X-Request-Timeout` says
         after how many seconds nobody waits any more.
         """
+        principal = await self._caller.principal(
+            request
+        )  # first: whoever is refused learns nothing else, and costs nothing
         await self._lifecycle.check_turn()
         stream = wire.wants_stream(",".join(request.headers.getlist("accept")))
-        turn_request = await self._parse(request)
+        turn_request = await self._parse(request, principal)
         # Again: while the body arrived, the process may have filled up or begun to end.
         await self._lifecycle.check_turn()
         turn = self._turns.start(turn_request)
@@ -130,7 +137,7 @@ class Routes:
             headers=_turn_headers(first, turn_request),
         )
 
-    async def _parse(self, request: Request) -> TurnRequest:
+    async def _parse(self, request: Request, principal: str) -> TurnRequest:
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
             raise UnsupportedMediaType
@@ -138,7 +145,7 @@ class Routes:
         body = await _read(request, self._limits)
         chat = wire.parse_chat(body, self._limits.max_message_bytes)
         return TurnRequest(
-            key=SessionKey(ANONYMOUS, chat.session_id or _new_session_id(idempotency_key, chat.message)),
+            key=SessionKey(principal, chat.session_id or _new_session_id(principal, idempotency_key, chat.message)),
             message=chat.message,
             idempotency_key=idempotency_key,
             wait_s=wire.parse_wait(request.headers.getlist("prefer")),
@@ -150,11 +157,12 @@ class Routes:
         )
 
 
-def _new_session_id(idempotency_key: str | None, message: str) -> str:
+def _new_session_id(principal: str, idempotency_key: str | None, message: str) -> str:
     """Return a random id; with an idempotency key the one that a retry gets too, or it would run the agent again."""
     if idempotency_key is None:
         return str(uuid.uuid4())
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{ANONYMOUS}/{idempotency_key}/{message}"))
+    named = f"{principal} {idempotency_key} {message}"  # the first two hold no blank, so no other three make this text
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, named))
 
 
 def _turn_headers(first: Sequence[TurnEvent], request: TurnRequest) -> dict[str, str]:

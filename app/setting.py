@@ -1,8 +1,9 @@
-"""How one setting is declared, and how its text is read before it is checked."""
+"""How one setting is declared, and how its text is read before it is checked; and what the parts of them share."""
 
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -47,3 +48,20 @@ def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any
         json_schema_extra={"must_be": must_be},
         **rules,
     )
+
+
+class SettingsPart(BaseSettings):
+    """A part of the settings that belongs together."""
+
+    @classmethod
+    def name_of(cls, field: str) -> str:
+        """Return the variable of a field."""
+        return str(cls.model_fields[field].validation_alias)
+
+    def names_set(self, fields: tuple[str, ...]) -> list[str]:
+        """Return the variables of those fields that are set."""
+        return [self.name_of(field) for field in fields if self.is_set(field)]
+
+    def is_set(self, field: str) -> bool:
+        """Return whether a field holds something else than its default."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)

@@ -8,16 +8,24 @@ from pydantic_settings import SettingsConfigDict
 
 from app import web_function
 from app.agent_settings import AgentSettings
+from app.auth_settings import AuthSettings
 from app.http_settings import HTTPSettings
 from app.setting import lower, setting, upper
 
 ENV_FILE = ".env"
-MAY_HOLD_SECRETS = {"api_key", "aws_endpoint_url_dynamodb", "base_url", "instructions"}
+MAY_HOLD_SECRETS = {
+    "api_key",
+    "auth_api_keys",
+    "auth_platform_secret",
+    "aws_endpoint_url_dynamodb",
+    "base_url",
+    "instructions",
+}
 OF_A_STOP = ("drain_delay_s", "shutdown_grace_s")
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
 
-class Settings(HTTPSettings, AgentSettings):
+class Settings(HTTPSettings, AuthSettings, AgentSettings):
     """The effective settings of this process."""
 
     model_config = SettingsConfigDict(
@@ -151,8 +159,10 @@ class Settings(HTTPSettings, AgentSettings):
     def validate(self) -> list[str]:  # type: ignore[override]  # pydantic's own is a deprecated class method
         """Return what is wrong with the settings as a whole, one text each; empty when the process may start."""
         on_lambda = self.lambda_function or self.http_endpoint
-        where = "in production" if self.environment == "production" else "on Lambda" if on_lambda else None
-        problems = self.validate_agent(in_production=self.environment == "production")
+        in_production = self.environment == "production"
+        where = "in production" if in_production else "on Lambda" if on_lambda else None
+        problems = self.validate_agent(in_production=in_production)
+        problems += self.validate_auth(in_production=in_production, has_events=self.frozen)
         if self.http_endpoint:
             timeout_s = self.timeout_s if "timeout_s" in self.model_fields_set else None
             problems += web_function.problems(timeout_s, self.names_set(OF_A_STOP))

@@ -84,6 +84,7 @@ def environment(dynamodb_port: int | None = None) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYDANTIC_DISABLE_PLUGINS": "__all__",  # as in the image
         "ENVIRONMENT": "production",
+        "AUTH": "none",
         "AGENT": "echo",  # which stands for any agent, where the agent is not what is measured
         "ANTHROPIC_API_KEY": "benchmark",  # production asks for one; the echo agent uses none
         "SESSIONS_TABLE": "sessions",

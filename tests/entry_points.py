@@ -141,9 +141,10 @@ def http_api_event(method: str, target: str, body: bytes, headers: Mapping[str, 
 
 
 @contextlib.contextmanager
-def asgi(folder: Path) -> Iterator[Client]:
+def asgi(folder: Path, **variables: str) -> Iterator[Client]:
     """The app in this process, its lifespan around it."""
-    app = create_app(Settings(_env_file=None, sessions_file=folder / "sessions.db"))
+    named: dict[str, Any] = {"SESSIONS_FILE": folder / "sessions.db", **variables}
+    app = create_app(Settings(_env_file=None, **named))
     with TestClient(app, raise_server_exceptions=False) as http:
         client = HTTPClient(folder, http)
         wait_until(lambda: client.request("GET", "/readyz").status == 200)
@@ -151,9 +152,9 @@ def asgi(folder: Path) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def uvicorn(folder: Path) -> Iterator[Client]:
+def uvicorn(folder: Path, **variables: str) -> Iterator[Client]:
     """`uvicorn app:app` as a user starts it."""
-    with server([sys.executable, "-m", "uvicorn", "app:app"], folder) as running:
+    with server([sys.executable, "-m", "uvicorn", "app:app"], folder, **variables) as running:
         yield HTTPClient(folder, running.http)
 
 
@@ -177,15 +178,17 @@ def handler(folder: Path, **variables: str) -> Iterator[HandlerClient]:
 
 
 @contextlib.contextmanager
-def streaming(folder: Path) -> Iterator[Client]:
+def streaming(folder: Path, **variables: str) -> Iterator[Client]:
     """`python -m app.lambda_runtime` in a Lambda environment, behind a Function URL that streams."""
-    settings = environment(AWS_LAMBDA_FUNCTION_NAME="")  # on Lambda itself no session may be kept in a file
+    settings = environment(
+        AWS_LAMBDA_FUNCTION_NAME="", **variables
+    )  # on Lambda itself no session may be kept in a file
     function = Function([sys.executable, "-m", "app.lambda_runtime"], folder, settings)
     with in_thread(function) as running, httpx2.Client(base_url=running.url, timeout=START_S) as http:
         yield HTTPClient(folder, http)
 
 
-ENTRY_POINTS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Client]]] = {
+ENTRY_POINTS: dict[str, Callable[..., contextlib.AbstractContextManager[Client]]] = {
     "asgi": asgi,
     "uvicorn": uvicorn,
     "handler": handler,

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from app.agents import OpenTurn
+from app.auth import ANONYMOUS
 from app.config import Settings
 from app.events import AgentEvent, ToolCall
 from app.running import WATCH_S
-from app.sessions import ANONYMOUS, SessionKey
+from app.sessions import SessionKey
 from app.sessions.claims import CANCEL_S
 from tests import agents
 from tests.fake_model import until

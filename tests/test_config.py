@@ -13,7 +13,7 @@ from app.errors import ConfigurationError
 from tests.entry_points import environment
 
 CANARY = "canary-7f3a"
-PRODUCTION = {"ENVIRONMENT": "production", "SESSIONS_TABLE": "sessions", "AWS_REGION": "eu-central-1"}
+PRODUCTION = {"ENVIRONMENT": "production", "AUTH": "none", "SESSIONS_TABLE": "sessions", "AWS_REGION": "eu-central-1"}
 WEB_FUNCTION = {
     "AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:3000",
     "AGENT_TIMEOUT_S": "27",
@@ -154,7 +154,7 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
     ("variables", "expected"),
     [
         (
-            {"ENVIRONMENT": "production", "ANTHROPIC_API_KEY": "k"},
+            {"ENVIRONMENT": "production", "ANTHROPIC_API_KEY": "k", "AUTH": "none"},
             "SESSIONS_TABLE is required in production; a file there forgets or divides the sessions",
         ),
         (

@@ -35,27 +35,33 @@ RINGS = table("""
     lambda_environment:   lambda_shutdown
     lambda_events:        problems
     lambda_shutdown:
-    __main__:             connections errors main
+    __main__:             auth.api_keys connections errors main
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
-                          agents.prices agents.tools clients config cors errors hosts lifecycle middleware problems \
-                          routes session_routes sessions sessions.claims sessions.credentials sessions.dynamodb \
-                          sessions.sqlite \
-                          telemetry turns
+                          agents.prices agents.tools auth auth.loader caller clients config cors errors hosts \
+                          lifecycle middleware problems routes session_routes sessions sessions.claims \
+                          sessions.credentials sessions.dynamodb sessions.sqlite telemetry turns
     config:               errors settings
-    settings:             agent_settings http_settings setting web_function
+    settings:             agent_settings auth_settings http_settings setting web_function
     agent_settings:       setting
     http_settings:        setting
+    auth.loader:          auth auth.api_keys auth.front_door auth.jwks auth.tokens auth_settings errors
+    auth_settings:        auth.api_keys setting
     setting:
-    clients:              sessions
+    clients:
     web_function:
-    session_routes:       deadline errors problems sessions sessions.claims sessions.codec turns wire
-    routes:               deadline errors events lifecycle problems running sessions turns wire
+    session_routes:       caller deadline errors problems sessions sessions.claims sessions.codec turns wire
+    routes:               caller deadline errors events lifecycle problems running sessions turns wire
+    caller:               auth errors
     connections:          errors middleware problems request_head
     middleware:           cors errors lifecycle problems telemetry
     hosts:                errors problems request_head
     request_head:         errors
     cors:
+    auth.api_keys:        auth errors
+    auth.tokens:          auth auth.jwks errors
+    auth.jwks:            errors
+    auth.front_door:      auth errors
     sessions.dynamodb:    errors sessions sessions.codec
     sessions.credentials: errors
     sessions.sqlite:      errors sessions
@@ -84,6 +90,7 @@ RINGS = table("""
     sessions.claims:      errors events sessions sessions.codec
     sessions.codec:       errors events
     agents:               events
+    auth:                 errors
     sessions:
     deadline:
     events:
@@ -94,19 +101,20 @@ RINGS = table("""
 # Every package that is not ours and exactly who imports it: no framework below `wire`.
 OUTSIDE = table("""
     aiodynamo:            sessions.credentials sessions.dynamodb
-    aiohttp:              agents.messages_api lambda_runtime sessions.dynamodb
+    aiohttp:              agents.messages_api auth.jwks lambda_runtime sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app lambda_environment main problems routes session_routes
+    fastapi:              app caller lambda_environment main problems routes session_routes
     httptools:            connections
+    jwt:                  auth.jwks auth.tokens
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               lambda_events
-    pydantic:             agent_settings agents.from_pydantic_ai agents.tools config http_settings problems
-                          session_routes setting settings wire
+    pydantic:             agent_settings agents.from_pydantic_ai agents.tools auth_settings config http_settings \
+                          problems session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
-    pydantic_settings:    agent_settings http_settings settings
+    pydantic_settings:    agent_settings http_settings setting settings
     snapshot_restore_py:  lambda_environment
     starlette:            cors hosts lambda_events lambda_runtime main middleware problems routes
     strands:              agents.from_strands
@@ -120,8 +128,10 @@ HEAVY = {
     "anthropic",
     "boto3",
     "botocore",
+    "cryptography",
     "httpx",
     "httpx2",
+    "jwt",
     "langchain_core",
     "langgraph",
     "moto",

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-ANONYMOUS = "anonymous"  # the principal of every session, as long as the service authenticates nobody
-
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
@@ -20,7 +18,7 @@ class SessionKey:
     session_id: str
 
     def __str__(self) -> str:
-        """Return `principal/session_id`; neither part can hold a slash, so no two keys share a text."""
+        """Return `principal/session_id`; the id holds no slash, so the last one parts them and no two share a text."""
         return f"{self.principal}/{self.session_id}"
 
 

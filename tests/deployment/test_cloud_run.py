@@ -85,12 +85,12 @@ def the_platform_chooses_the_port(service: Document) -> None:
 
 
 @promises.broken_by(
-    (f"{CONTAINER}.env.8", {"name": "ANTHROPIC_API_KEY", "value": "sk-ant-api03-canary"}),
-    (f"{CONTAINER}.env.10", {"name": "AWS_SECRET_ACCESS_KEY", "value": "canary"}),
-    (f"{CONTAINER}.env.8.valueFrom.secretKeyRef.key", "latest"),
+    (f"{CONTAINER}.env.10", {"name": "ANTHROPIC_API_KEY", "value": "sk-ant-api03-canary"}),
+    (f"{CONTAINER}.env.12", {"name": "AWS_SECRET_ACCESS_KEY", "value": "canary"}),
+    (f"{CONTAINER}.env.9.valueFrom.secretKeyRef.key", "latest"),
 )
 def secrets_are_references_to_one_version(service: Document) -> None:
-    assert set(secret(service)) == {"ANTHROPIC_API_KEY"} | CREDENTIALS
+    assert set(secret(service)) == {"ANTHROPIC_API_KEY", "AUTH_API_KEYS"} | CREDENTIALS
     assert all(reference["name"] and reference["key"].isdigit() for reference in secret(service).values())
 
 
@@ -126,6 +126,12 @@ def it_does_not_run_as_the_project_s_default_account(service: Document) -> None:
     assert service["spec"]["template"]["spec"].get("serviceAccountName", "").startswith("agent-service@")
 
 
+@promises.broken_by((f"{CONTAINER}.env.8.value", "none"))
+def callers_have_keys_of_their_own(service: Document) -> None:
+    assert plain(service)["AUTH"] == "api-key"
+    assert "AUTH_API_KEYS" in secret(service)
+
+
 @pytest.fixture(scope="module")
 def service() -> Document:
     return load("service.yaml")
@@ -146,6 +152,9 @@ def test_it_is_a_service_of_cloud_run(service: Document) -> None:
 
 
 def test_the_service_starts_with_these_variables(service: Document) -> None:
-    secrets = dict.fromkeys(secret(service), "a secret")
+    secrets = dict.fromkeys(secret(service), "a secret") | {"AUTH_API_KEYS": f"me:{'0' * 64}"}
     assert check_config(plain(service) | secrets) == (0, "")
-    assert check_config(plain(service))[1] == "ANTHROPIC_API_KEY is required in production\n"
+    assert check_config(plain(service))[1].splitlines() == [
+        "ANTHROPIC_API_KEY is required in production",
+        "AUTH_API_KEYS or AUTH_API_KEYS_FILE is required with AUTH=api-key",
+    ]

@@ -118,7 +118,7 @@ def sam_local_joins_the_network_that_this_makes(compose: Document) -> None:
 @promises.broken_by(("services.agent.environment.SESSIONS_TABLE", "sessions"))
 def sam_local_uses_the_same_table(compose: Document) -> None:
     local = load("docker/sam-local.json")["Parameters"]
-    same = {"ENVIRONMENT", "SESSIONS_TABLE", "AWS_ENDPOINT_URL_DYNAMODB"}
+    same = {"ENVIRONMENT", "AUTH", "SESSIONS_TABLE", "AWS_ENDPOINT_URL_DYNAMODB"}
     assert local == {name: environment_of(compose, "agent")[name] for name in same}
 
 

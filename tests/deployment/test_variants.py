@@ -143,6 +143,28 @@ def the_http_api_asks_for_iam_and_limits_its_rate(template: Document) -> None:
 
 
 @of_zip.broken_by(
+    ("AgentFunction.Properties.Environment.Variables.AUTH", "none"),
+    ("AgentFunction.Properties.Environment.Variables.AUTH_API_KEYS", DELETE),
+    ("Parameters.CallerKeys.Default", "me:0"),
+    ("Conditions.HasCallerKeys", {"Fn::Equals": [{"Ref": "CallerKeys"}, ""]}),
+    ("Conditions.IsOpenToEverybody", {"Fn::Equals": [{"Ref": "Auth"}, "AWS_IAM"]}),
+    ("Rules.OpenProductionNeedsCallerKeys.Assertions", []),
+    ("Rules.OpenProductionNeedsCallerKeys.RuleCondition", {"Fn::Equals": [{"Ref": "Environment"}, "production"]}),
+)
+def whom_iam_lets_in_is_the_principal_unless_callers_have_keys(template: Document) -> None:
+    told = environment(template)
+    way = {"Fn::If": ["HasCallerKeys", "api-key", {"Fn::If": ["IsOpenToEverybody", "none", "platform"]}]}
+    assert (told["AUTH"], told.get("AUTH_API_KEYS")) == (way, {"Ref": "CallerKeys"})
+    some = {"Fn::Not": [{"Fn::Equals": [{"Ref": "CallerKeys"}, ""]}]}
+    conditions, rule = template["Conditions"], template["Rules"]["OpenProductionNeedsCallerKeys"]
+    opened = {"Fn::Equals": [{"Ref": "Auth"}, "NONE"]}
+    assert (conditions["HasCallerKeys"], conditions["IsOpenToEverybody"]) == (some, opened)
+    assert template["Parameters"]["CallerKeys"]["Default"] == ""
+    assert rule["RuleCondition"] == {"Fn::And": [{"Fn::Equals": [{"Ref": "Environment"}, "production"]}, opened]}
+    assert [each["Assert"] for each in rule["Assertions"]] == [some]
+
+
+@of_zip.broken_by(
     ("AgentFunction.Metadata.BuildMethod", "python3.13"),
     ("AgentFunction.Properties.Runtime", "python3.12"),
     ("Parameters.Architecture.Default", "x86_64"),
@@ -187,6 +209,22 @@ def the_revision_is_told_its_entry_point_settings_and_no_secret(template: Docume
     set_by_lambda = {"AWS_LAMBDA_HTTP_ENDPOINT", "AWS_LAMBDA_FUNCTION_NAME", "AWS_REGION"}
     assert set(told) <= SETTINGS - set_by_lambda - {"DRAIN_DELAY_S", "SHUTDOWN_GRACE_S"} | FOREIGN
     assert not re.search(r"sk-ant-|AKIA[0-9A-Z]{16}", str(template))
+
+
+@of_web.broken_by(
+    ("Revision.Properties.ServiceConfig.EnvironmentVariables.AUTH", "none"),
+    ("Revision.Properties.ServiceConfig.EnvironmentVariables.AUTH_API_KEYS", DELETE),
+    ("Rules.OpenProductionNeedsCallerKeys.Assertions", []),
+    ("Rules.OpenProductionNeedsCallerKeys.RuleCondition", {"Fn::Equals": [{"Ref": "Auth"}, "IamAuth"]}),
+)
+def callers_of_a_web_function_have_keys_and_in_open_production_must(template: Document) -> None:
+    told, rule = environment(template), template["Rules"]["OpenProductionNeedsCallerKeys"]
+    keys = {"Ref": "CallerKeys"}
+    assert told["AUTH"] == {"Fn::If": ["HasCallerKeys", "api-key", "none"]}
+    assert told.get("AUTH_API_KEYS") == {"Fn::If": ["HasCallerKeys", keys, {"Ref": "AWS::NoValue"}]}
+    opened = [{"Ref": "Environment"}, "production"], [{"Ref": "Auth"}, "ApplicationManaged"]
+    assert rule["RuleCondition"] == {"Fn::And": [{"Fn::Equals": each} for each in opened]}
+    assert [each["Assert"] for each in rule["Assertions"]] == [{"Fn::Not": [{"Fn::Equals": [keys, ""]}]}]
 
 
 @of_web.broken_by(

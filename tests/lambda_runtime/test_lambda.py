@@ -124,7 +124,7 @@ def test_bad_settings_reach_the_platform_by_name_and_never_by_value(table: Table
 
 
 def test_production_without_its_key_does_not_start(table: Table, tmp_path: Path) -> None:
-    with emulator(RIE, table.settings | {"ENVIRONMENT": "production"}, tmp_path / "log") as environment:
+    with emulator(RIE, table.settings | {"ENVIRONMENT": "production", "AUTH": "none"}, tmp_path / "log") as environment:
         reply = environment.invoke(load_event("http_api_healthz"))
     assert reply.status == 502
     assert reply.document["errorMessage"] == "ANTHROPIC_API_KEY is required in production"

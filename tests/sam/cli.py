@@ -98,7 +98,7 @@ class Local:
         """The user's samconfig.toml, but for the address of the table and the network that leads to it."""
         settings = self.sam.folder / "settings.json"
         found = {name: self.table.settings[name] for name in ("SESSIONS_TABLE", "AWS_ENDPOINT_URL_DYNAMODB")}
-        settings.write_text(json.dumps({"Parameters": {"ENVIRONMENT": "development", **found}}))
+        settings.write_text(json.dumps({"Parameters": {"ENVIRONMENT": "development", "AUTH": "none", **found}}))
         return [
             *("--template", self.template, "--config-file", ROOT / "samconfig.toml"),
             *("--env-vars", settings, "--docker-network", self.network.name),
