@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from jwt.algorithms import RSAAlgorithm
 
 from app.auth.jwks import FETCH_S, FRESH_S, JWKS, MAX_BYTES, REFETCH_S, RETRY_S
 from app.auth.tokens import LEEWAY_S, Tokens
@@ -21,6 +22,7 @@ from tests.issuer import (
     EC_KEY,
     ED_KEY,
     ISSUER,
+    KEYS,
     OTHER_RSA_KEY,
     RSA_KEY,
     RSA_PEM,
@@ -73,8 +75,15 @@ def forged(header: dict[str, Any], key: bytes | None = None) -> str:
     return f"{signed}.{part(hmac.digest(key, signed.encode(), hashlib.sha256)) if key else ''}"
 
 
+def signed(header: dict[str, Any]) -> str:
+    """Return a token of alice's with any header, signed with the issuer's own key."""
+    unsigned = forged(header).rstrip(".")
+    return f"{unsigned}.{part(RSAAlgorithm(RSAAlgorithm.SHA256).sign(unsigned.encode(), RSA_KEY))}"
+
+
 GOOD: dict[str, Callable[[], str]] = {
     "RSA": token,
+    "signed by hand": lambda: signed({"alg": "RS256", "kid": "rsa"}),
     "EC": lambda: token("ES256", EC_KEY, "ec"),
     "Ed25519": lambda: token("EdDSA", ED_KEY, "ed"),
     "one of several audiences": lambda: token(aud=["other", AUDIENCE]),
@@ -108,8 +117,9 @@ BAD: dict[str, Callable[[], str | bytes]] = {
     "a broken key": lambda: token(kid="broken"),
     "an unknown key": lambda: token(kid="nobody's"),
     "no key id": lambda: token(kid=None),
-    "crit": lambda: token(headers={"crit": ["b64"], "b64": True}),
-    "unknown crit": lambda: token(headers={"crit": ["x"], "x": 1}),
+    "crit that the library knows": lambda: signed({"alg": "RS256", "kid": "rsa", "crit": ["b64"], "b64": True}),
+    "crit without its member": lambda: token(headers={"crit": ["b64"]}),
+    "crit": lambda: token(headers={"crit": ["x"], "x": 1}),
     "crit of another type": lambda: token(headers={"crit": 7}),
     "expired": lambda: token(exp=now() - LEEWAY_S - 5),
     "no exp": lambda: token(exp=None),
@@ -262,7 +272,7 @@ UNUSABLE: dict[str, dict[str, Any]] = {
     "a set of nothing": {"body": b'{"keys": []}'},
     "no list": {"body": b'{"keys": {"kid": "rsa"}}'},
     "no key of ours": {"body": json.dumps({"keys": [{"kty": "oct", "kid": "rsa", "k": "AAAA"}]}).encode()},
-    "too much": {"body": b" " * (MAX_BYTES + 1)},
+    "too much": {"body": json.dumps(KEYS).encode() + b" " * MAX_BYTES},
 }
 
 
