@@ -57,6 +57,9 @@ class MemoryStore:
     ) -> Sequence[SessionStart]:
         raise NotImplementedError
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        raise NotImplementedError
+
     async def ping(self) -> None:
         pass
 

@@ -21,7 +21,7 @@ from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
 
 T = TypeVar("T")
 
-Operation: TypeAlias = Literal["newest", "claim", "commit", "release", "delete", "list"]
+Operation: TypeAlias = Literal["newest", "claim", "commit", "release", "delete", "list", "count"]
 STORE_ATTEMPTS = 3  # requests a store makes before it raises StoreUnavailable; `app.sessions.dynamodb.ATTEMPTS`
 
 
@@ -134,6 +134,9 @@ class FaultyStore:
     ) -> Sequence[SessionStart]:
         return await self._try("list", lambda: self._store.list_sessions(principal, limit, before))
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        return await self._try("count", lambda: self._store.count(key, window, expires))
+
     async def ping(self) -> None:
         await self._store.ping()
 
@@ -213,4 +216,6 @@ def _operation(target: str, body: bytes) -> Operation:
             return "release"
         case "BatchWriteItem":
             return "delete"
+        case "UpdateItem":
+            return "count"
     raise AssertionError(f"the design does not use {target}")

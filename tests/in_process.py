@@ -46,6 +46,10 @@ class Outage(MemoryStore):
         self._ask("list_sessions")
         return await super().list_sessions(principal, limit, before)
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        self._ask("count")
+        return await super().count(key, window, expires)
+
     async def ping(self) -> None:
         self._ask("ping")
 

@@ -1,5 +1,6 @@
 """SessionStore in a dict: a fake for tests and measurements, held to the same conformance suite as the real ones."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Self
 
@@ -11,6 +12,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._sessions: dict[SessionKey, dict[int, TurnItem]] = {}
+        self._counters: Counter[tuple[SessionKey, int]] = Counter()
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,6 +58,10 @@ class MemoryStore:
         ]
         found.sort(key=_place, reverse=True)
         return [each for each in found if before is None or _place(each) < _place(before)][:limit]
+
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:  # noqa: ARG002 nothing expires here
+        self._counters[key, window] += 1
+        return self._counters[key, window]
 
     async def ping(self) -> None:
         pass

@@ -6,7 +6,7 @@ holds is an error, so a mutant cannot survive by missing its target.
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -216,6 +216,32 @@ MUTANTS = (
         (
             Edit(dynamodb, "if before else {}", "if before and not before else {}"),
             Edit(sqlite, "(created, pk) < (?, ?)", "created < ? AND pk <> ?"),
+        ),
+    ),
+    Mutant(
+        "a counter that does not count by one",
+        test_port.test_a_counter_counts_every_call_once_whoever_counts_with_it,
+        (
+            Edit(dynamodb, '":one": {"N": "1"}', '":one": {"N": "2"}'),
+            Edit(sqlite, "SET used = used + 1,", "SET used = 1,"),
+        ),
+    ),
+    Mutant(
+        "one counter for all windows",
+        lambda rig: test_port.test_another_counter_begins_by_itself(rig, test_port.COUNTER, 8),
+        (
+            Edit(dynamodb, "Key=_key(key, window)", "Key=_key(key, 1)"),
+            Edit(sqlite, "(str(key), window,", "(str(key), 1,"),
+        ),
+    ),
+    Mutant(
+        "one counter for all principals",
+        lambda rig: test_port.test_another_counter_begins_by_itself(
+            rig, replace(test_port.COUNTER, principal="principal2"), 7
+        ),
+        (
+            Edit(dynamodb, "Key=_key(key, window)", 'Key=_key(SessionKey("p", "s"), window)'),
+            Edit(sqlite, "(str(key), window,", '("p/s", window,'),
         ),
     ),
     Mutant(

@@ -45,6 +45,10 @@ class Silent(MemoryStore):
         await self._ask("release")
         await super().release(key, turn, run)
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        await self._ask("count")
+        return await super().count(key, window, expires)
+
     async def ping(self) -> None:
         await self._ask("ping")
 

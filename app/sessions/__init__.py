@@ -102,6 +102,14 @@ class SessionStore(Protocol):
         """
         ...
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        """Add one to the counter of `key`, which is no session's, for `window` and return its new value, from 1 on.
+
+        Atomic: no two calls return the same value. Kept until `expires`, in epoch seconds, at least. A call that raised
+        may have counted, and one that a fault held up may have counted twice.
+        """
+        ...
+
     async def ping(self) -> None:
         """Ask the store for something cheap, with the permissions a turn needs."""
         ...

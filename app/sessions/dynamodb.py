@@ -3,6 +3,8 @@
 The list of sessions comes from an index `begun`: `principal` (S, HASH), `created` (N, RANGE), projecting `expires`.
 Only first turns have these attributes, so it costs one write unit a session.
 
+A counter is an item of its own, `used` (N), in a partition that no session has: its window stands in `turn`.
+
 aiodynamo finds keys, signs and names errors; its client, whose import is a twentieth of a cold start, is not needed to
 send what is written out here, so that the conditions that carry the design can be read. No attribute name is a reserved
 word (Developer Guide, "Reserved words").
@@ -63,6 +65,9 @@ PASSING = (
     ServiceUnavailable,
     Throttled,
 )
+
+# How reading fails what some other server answers, or some other table holds.
+NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)
 
 Attributes: TypeAlias = dict[str, dict[str, str]]
 
@@ -146,6 +151,19 @@ class DynamoDBStore:
             **start,
         )
         return _read(page, _load_start)
+
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        answer = await self._send(
+            "UpdateItem",
+            Key=_key(key, window),
+            UpdateExpression="SET expires = :expires ADD used :one",
+            ExpressionAttributeValues={":expires": {"N": str(expires)}, ":one": {"N": "1"}},
+            ReturnValues="UPDATED_NEW",
+        )
+        try:
+            return int(answer["Attributes"]["used"]["N"])
+        except NOT_OURS as exc:
+            raise StoreUnavailable("DynamoDB UpdateItem answered something that is no counter") from exc
 
     async def ping(self) -> None:
         # No session id is empty, so this partition is: half a read unit.
@@ -234,7 +252,7 @@ def _index_key(principal: str, start: SessionStart) -> Attributes:
 def _read(page: Mapping[str, Any], load: Callable[[Mapping[str, Mapping[str, str]]], T]) -> list[T]:
     try:
         return [load(item) for item in page["Items"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:  # some other server, or some other table
+    except NOT_OURS as exc:
         raise StoreUnavailable("DynamoDB Query answered something that is no session") from exc
 
 

@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS turns (
     expires INTEGER NOT NULL, lease REAL, body BLOB, created REAL,
     PRIMARY KEY (pk, turn)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counters (
+    pk TEXT NOT NULL, turn INTEGER NOT NULL, used INTEGER NOT NULL, expires INTEGER NOT NULL,
+    PRIMARY KEY (pk, turn)
+) WITHOUT ROWID;
 """
 INDEX = "CREATE INDEX IF NOT EXISTS begun ON turns (created, pk) WHERE created IS NOT NULL"
 COLUMNS = "turn, run, req, expires, lease, body, created"
@@ -97,6 +101,14 @@ class SQLiteStore:
         values = (len(owner) + 1, len(owner), owner, len(owner) + 1, *last, limit)
         return await self._run(lambda db: [SessionStart(*row) for row in db.execute(query, values)])
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        statement = (
+            "INSERT INTO counters (pk, turn, used, expires) VALUES (?, ?, 1, ?)"
+            " ON CONFLICT DO UPDATE SET used = used + 1, expires = excluded.expires RETURNING used"
+        )
+        [[used]] = await self._run(lambda db: db.execute(statement, (str(key), window, expires)).fetchall())
+        return int(used)
+
     async def ping(self) -> None:
         await self._run(lambda db: db.execute("SELECT 1 FROM turns LIMIT 1").fetchall())
 
@@ -130,7 +142,7 @@ class SQLiteStore:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table where it is missing, and forget what expired.
+    """Make the tables where they are missing, and forget what expired.
 
     SQLite's own waiting does not cover the switch to WAL: of processes that open a new file at once, all but one may be
     told at once that it is locked (https://sqlite.org/c3ref/busy_handler.html). So here is a waiting of our own.
@@ -145,7 +157,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
             if not _is_busy(exc) or time.monotonic() > give_up:
                 raise
         time.sleep(BUSY_PAUSE_S)
-    connection.execute("DELETE FROM turns WHERE expires < ?", (int(time.time()),))
+    for table in ("turns", "counters"):
+        connection.execute(f"DELETE FROM {table} WHERE expires < ?", (int(time.time()),))  # noqa: S608 constants
 
 
 def _add_created(connection: sqlite3.Connection) -> None:

@@ -15,7 +15,8 @@ from tests.deployment.promises import Document
 from tests.entry_points import environment
 
 ROOT = Path(__file__).parents[2]
-OPERATIONS = ["Query", "PutItem", "DeleteItem", "BatchWriteItem"]  # of DynamoDB; test_table.py finds them in the store
+# Of DynamoDB; test_table.py finds them in the store.
+OPERATIONS = ["Query", "PutItem", "DeleteItem", "BatchWriteItem", "UpdateItem"]
 TABLE = {"Ref": "SessionsTable"}
 SETTINGS = {str(field.validation_alias) for field in Settings.model_fields.values()} | {"LAMBDA_RESPONSE_MODE"}
 # Not settings of ours: where the service looks for them is up to AWS's own rules.

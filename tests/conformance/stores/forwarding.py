@@ -41,6 +41,9 @@ class Forwarding:
     ) -> Sequence[SessionStart]:
         return await self._store.list_sessions(principal, limit, before)
 
+    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+        return await self._store.count(key, window, expires)
+
     async def ping(self) -> None:
         await self._store.ping()
 

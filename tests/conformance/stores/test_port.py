@@ -11,7 +11,7 @@ from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.codec import MAX_BODY_BYTES
 from app.sessions.dynamodb import DynamoDBStore
 from app.sessions.sqlite import SQLiteStore
-from tests.conformance.stores.rig import KEY, Rig, numbers
+from tests.conformance.stores.rig import KEY, Rig, numbers, together
 from tests.faults import seeded
 from tests.servers import CREDENTIALS, REGION
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 
 NOW = int(time.time())
 OPEN = TurnItem(turn=1, run="run", req="req", expires=NOW + 3600, lease=NOW + 30.5)
+COUNTER = SessionKey("principal", "~counter")
 DONE = replace(OPEN, lease=None, body=b'{"message": "hello"}')
 
 
@@ -185,6 +186,30 @@ async def test_the_largest_body_fits_beside_the_longest_names(rig: Rig) -> None:
     assert await rig.items(key) == [done]
 
 
+async def test_a_counter_counts_every_call_once_whoever_counts_with_it(rig: Rig) -> None:
+    stores = [await rig.replica() for _ in range(4)]
+    values = await together(*[stores[n % 4].count(COUNTER, 7, NOW + 60) for n in range(rig.crowd)])
+    assert sorted(values) == list(range(1, rig.crowd + 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "window"),
+    [(COUNTER, 8), (SessionKey("principal2", "~counter"), 7), (SessionKey("principal", "~other"), 7)],
+    ids=["window", "principal", "name"],
+)
+async def test_another_counter_begins_by_itself(rig: Rig, key: SessionKey, window: int) -> None:
+    assert [await rig.store.count(COUNTER, 7, NOW + 60) for _ in range(3)] == [1, 2, 3]
+    assert await rig.store.count(key, window, NOW + 60) == 1
+    assert await rig.store.count(COUNTER, 7, NOW + 60) == 4
+
+
+async def test_a_counter_changes_no_session_and_is_not_listed(rig: Rig) -> None:
+    await store_turns(rig.store, 1)
+    await rig.store.count(COUNTER, 1, NOW + 60)
+    assert await rig.items() == [DONE]
+    assert [each.session_id for each in await rig.store.list_sessions("principal", 10)] == []
+
+
 async def test_a_ping_answers_and_changes_nothing(rig: Rig) -> None:
     assert await rig.store.claim(KEY, OPEN)
     await rig.store.ping()
@@ -206,6 +231,7 @@ async def test_an_unreachable_store_says_so_on_every_call(unreachable: SessionSt
             store.commit(KEY, DONE),
             store.release(KEY, 1, "run"),
             store.delete(KEY),
+            store.count(COUNTER, 7, NOW + 60),
             store.ping(),
         ):
             with pytest.raises(StoreUnavailable):

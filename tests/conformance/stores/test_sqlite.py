@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.sessions.sqlite import BUSY_S, SQLiteStore
-from tests.conformance.stores.rig import KEEP_S, Clock, numbers, on_sqlite, take_turn
+from tests.conformance.stores.rig import KEEP_S, KEY, Clock, numbers, on_sqlite, take_turn
 from tests.conformance.stores.writer import LEASE_S, WAIT_S
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +45,24 @@ async def test_opening_the_file_forgets_what_expired_and_nothing_else(path: Path
         assert await rig.transcript() == [kept]
         assert kept.number == 2
         assert (await take_turn(rig.claims())).number == 3
+
+
+async def test_a_counter_survives_a_restart_until_it_expires(path: Path) -> None:
+    now = int(time.time())
+    async with SQLiteStore(path) as store:
+        assert [await store.count(KEY, 1, now - 60), await store.count(KEY, 2, now + 60)] == [1, 1]
+    async with SQLiteStore(path) as store:
+        assert [await store.count(KEY, 1, now + 60), await store.count(KEY, 2, now + 60)] == [1, 2]
+
+
+async def test_a_file_of_an_older_version_counts(path: Path) -> None:
+    async with on_sqlite(path) as rig:
+        turn = await take_turn(rig.claims())
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("DROP TABLE counters")
+    async with on_sqlite(path) as rig:
+        assert await rig.store.count(KEY, 1, int(time.time()) + 60) == 1
+        assert await rig.transcript() == [turn]
 
 
 async def test_opening_waits_for_another_that_is_just_opening(path: Path) -> None:
