@@ -22,6 +22,7 @@
     │   └── IdempotencyKeyReused  same key, other message
     ├── Unauthenticated           no credential, or none that is good
     ├── AuthUnavailable           what credentials are checked with cannot be had
+    ├── RateLimited               the principal has begun, or runs, as many turns as it may
     ├── SessionNotFound           absent, or another principal's
     ├── SessionConflict           somebody else holds the session; try again
     │   ├── SessionBusy           another turn is running
@@ -44,6 +45,8 @@
 `problems.py` gives each its HTTP status. Texts here are for logs and people: they name settings, fields and limits,
 never a value, a secret or a user's words.
 """
+
+from collections.abc import Mapping
 
 
 class ServiceError(Exception):
@@ -151,6 +154,18 @@ class AuthUnavailable(ServiceError):
     """What the credential is checked with cannot be had now, so nobody can say whether it is good."""
 
     retry_after_s = 5
+
+
+class RateLimited(ServiceError):
+    """The principal has begun as many turns of this minute as it may, or as many of its turns run.
+
+    `fields` are those of the response that tell which limit it met.
+    """
+
+    def __init__(self, retry_after_s: int = 1, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__("a limit of the principal is used up")
+        self.retry_after_s = retry_after_s
+        self.fields = fields or {}
 
 
 class SessionNotFound(ServiceError):

@@ -23,6 +23,7 @@ from app.cors import Cors
 from app.errors import ConfigurationError, ServiceError
 from app.hosts import AllowedHosts
 from app.lifecycle import Lifecycle
+from app.limits import PrincipalLimits
 from app.middleware import DOCS, Shell
 from app.routes import Limits, Routes
 from app.session_routes import SessionRoutes
@@ -100,7 +101,8 @@ def create_app(
         store_fails_s=settings.readyz_store_fail_after_s,
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
-    turns = TurnService(claims, agent, settings.max_steps)
+    admission = PrincipalLimits(claims, settings.rate_limit_per_minute, settings.max_turns_per_principal)
+    turns = TurnService(claims, agent, settings.max_steps, admission)
     authenticator = _authenticator(settings)
     caller = Caller(authenticator, settings.auth)
     clients = Clients(store, agent, authenticator)

@@ -152,6 +152,9 @@ KINDS: dict[type[Exception], Kind] = {
         "Idempotency key reused",
         "This key belongs to another message of this session.",
     ),
+    errors.RateLimited: Kind(
+        "rate-limited", 429, "Rate limited", "You have begun, or run, as many turns as you may; RateLimit names which."
+    ),
     errors.ResponseTooLarge: Kind(
         "response-too-large",
         500,
@@ -234,6 +237,8 @@ def response_of(error: Exception) -> Response:
     """Return the HTTP response that tells a client of `error`."""
     retry_after_s: int | None = getattr(error, "retry_after_s", None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if isinstance(error, errors.RateLimited):
+        headers |= error.fields
     if isinstance(error, errors.RequestTimeout):
         headers["Connection"] = "close"  # RFC 9110, section 15.5.9; or what still dribbles in goes on holding it
     if isinstance(error, errors.Unauthenticated):

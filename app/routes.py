@@ -83,7 +83,7 @@ class Routes:
             route_class_override=_Direct,
             response_model=wire.ChatResponse,
             dependencies=self._caller.dependencies,  # for the description; `chat` does not wait for FastAPI
-            responses=STREAM | documented(400, 401, 406, 408, 409, 413, 415, 422, 500, 502, 503, 504),
+            responses=STREAM | documented(400, 401, 406, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -129,12 +129,12 @@ class Routes:
             return StreamingResponse(
                 wire.sse(_cancelling(turn, _chain(first, batches)) if watch else _chain(first, batches)),
                 media_type="text/event-stream",
-                headers=STREAM_HEADERS | _turn_headers(first, turn_request),
+                headers=STREAM_HEADERS | _turn_headers(first, turn_request) | turn.fields,
             )
         return Response(
             wire.chat_body(done),
             media_type="application/json",
-            headers=_turn_headers(first, turn_request),
+            headers=_turn_headers(first, turn_request) | turn.fields,
         )
 
     async def _parse(self, request: Request, principal: str) -> TurnRequest:

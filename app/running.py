@@ -22,9 +22,12 @@ class RunningTurn:
 
     The events are kept until they are read: all of them together are no larger than the turn, which is in memory anyway
     until it is stored.
+
+    `fields` are those of its response that say what its principal's limits leave.
     """
 
     def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
+        self.fields: dict[str, str] = {}
         self._events: list[TurnEvent] = []
         self._wake = asyncio.Event()
         self._beating: asyncio.TimerHandle | None = None

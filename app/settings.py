@@ -10,6 +10,7 @@ from app import web_function
 from app.agent_settings import AgentSettings
 from app.auth_settings import AuthSettings
 from app.http_settings import HTTPSettings
+from app.limit_settings import LimitSettings
 from app.setting import lower, setting, upper
 
 ENV_FILE = ".env"
@@ -25,7 +26,7 @@ OF_A_STOP = ("drain_delay_s", "shutdown_grace_s")
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
 
-class Settings(HTTPSettings, AuthSettings, AgentSettings):
+class Settings(HTTPSettings, LimitSettings, AuthSettings, AgentSettings):
     """The effective settings of this process."""
 
     model_config = SettingsConfigDict(

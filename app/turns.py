@@ -8,13 +8,15 @@ import asyncio
 import hashlib
 import logging
 import time
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn
 from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S, RELEASE_MARGIN_S
 from app.errors import AgentFailed, DeadlineExceeded, LeaseLost, ServiceError, StoreUnavailable, TurnCancelled
 from app.events import Text, Turn, TurnDone, TurnStarted
+from app.limits import PrincipalLimits
 from app.running import RunningTurn
 from app.sessions import SessionKey
 from app.sessions.claims import Claim, Claims, Standing
@@ -42,12 +44,13 @@ class TurnRequest:
 
 
 class TurnService:
-    """Runs turns of `agent` on the sessions behind `claims`. Holds no state of a turn."""
+    """Runs turns of `agent` on the sessions behind `claims`, as `limits` admit them. Holds no state of a turn."""
 
-    def __init__(self, claims: Claims, agent: Agent, max_steps: int) -> None:
+    def __init__(self, claims: Claims, agent: Agent, max_steps: int, limits: PrincipalLimits | None = None) -> None:
         self._claims = claims
         self._agent = agent
         self._max_steps = max_steps
+        self._limits = limits or PrincipalLimits(claims, None, None)
 
     def start(self, request: TurnRequest) -> RunningTurn:
         """Start the turn as a task of its own and return it."""
@@ -67,10 +70,29 @@ class TurnService:
             log.log(logging.WARNING if "error" in facts else logging.INFO, "turn finished", extra=facts)
 
     async def _run(self, request: TurnRequest, running: RunningTurn) -> dict[str, object]:
-        left_s = request.deadline - _now()
-        if left_s <= 0:
+        if request.deadline <= _now():
             raise DeadlineExceeded
         running.end_at(request.deadline + COMMIT_MARGIN_S)
+        async with self._admitted(request, running):
+            turn, replayed = await self._take(request, running)
+        running.emit(TurnDone(request.key.session_id, turn))
+        return {"turn": turn.number, "stop_reason": turn.stop_reason, "replayed": replayed}
+
+    @asynccontextmanager
+    async def _admitted(self, request: TurnRequest, running: RunningTurn) -> AsyncIterator[None]:
+        """Let the turn begin if its principal's limits do, and hold a slot of them until it is stored or given back."""
+        running.fields = await self._limits.count(request.key.principal)
+        slot = await self._limits.take_slot(request.key.principal, request.deadline - _now() + LEASE_MARGIN_S)
+        try:
+            yield
+        finally:
+            running.settle()
+            if slot:
+                await self._release(request, slot)
+
+    async def _take(self, request: TurnRequest, running: RunningTurn) -> tuple[Turn, bool]:
+        """Return the turn, stored now or before, and whether it was before."""
+        left_s = request.deadline - _now()
         claim = await self._claims.claim_or_wait(
             request.key,
             request.idempotency_key,
@@ -79,14 +101,10 @@ class TurnService:
             wait_s=min(request.wait_s, left_s),
         )
         if isinstance(claim, Turn):
-            turn = claim
-            _replay(request.key, turn, running)
-        else:
-            running.emit(TurnStarted(request.key.session_id, claim.item.turn))
-            turn = await self._answer_and_commit(request, claim, running)
-        running.emit(TurnDone(request.key.session_id, turn))
-        replayed = turn is claim
-        return {"turn": turn.number, "stop_reason": turn.stop_reason, "replayed": replayed}
+            _replay(request.key, claim, running)
+            return claim, True
+        running.emit(TurnStarted(request.key.session_id, claim.item.turn))
+        return await self._answer_and_commit(request, claim, running), False
 
     async def _answer_and_commit(self, request: TurnRequest, claim: Claim, running: RunningTurn) -> Turn:
         running.watch(lambda: self._look(claim, running))

@@ -39,12 +39,13 @@ RINGS = table("""
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
                           agents.prices agents.tools auth auth.loader caller clients config cors errors hosts \
-                          lifecycle middleware problems routes session_routes sessions sessions.claims \
+                          lifecycle limits middleware problems routes session_routes sessions sessions.claims \
                           sessions.credentials sessions.dynamodb sessions.sqlite telemetry turns
     config:               errors settings
-    settings:             agent_settings auth_settings http_settings setting web_function
+    settings:             agent_settings auth_settings http_settings limit_settings setting web_function
     agent_settings:       setting
     http_settings:        setting
+    limit_settings:       setting
     auth.loader:          auth auth.api_keys auth.front_door auth.jwks auth.tokens auth_settings errors
     auth_settings:        auth.api_keys setting
     setting:
@@ -84,7 +85,8 @@ RINGS = table("""
     strict_json:          errors
     problems:             errors telemetry
     lifecycle:            errors
-    turns:                agents deadline errors events running sessions sessions.claims work
+    turns:                agents deadline errors events limits running sessions sessions.claims work
+    limits:               errors sessions sessions.claims
     running:              errors events work
     work:                 errors events
     sessions.claims:      errors events sessions sessions.codec
@@ -114,7 +116,7 @@ OUTSIDE = table("""
                           problems session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
-    pydantic_settings:    agent_settings http_settings setting settings
+    pydantic_settings:    agent_settings http_settings limit_settings setting settings
     snapshot_restore_py:  lambda_environment
     starlette:            cors hosts lambda_events lambda_runtime main middleware problems routes
     strands:              agents.from_strands
