@@ -10,12 +10,12 @@ from app.agents import OpenTurn
 from app.agents.echo import echo
 from app.errors import RateLimited, StoreUnavailable
 from app.events import AgentEvent, Turn
-from app.limits import SLOTS, PrincipalLimits
+from app.limits import SLOT_ATTEMPTS, SLOTS, PrincipalLimits
 from app.running import RunningTurn
 from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.claims import Claim
 from app.turns import TurnRequest, TurnService
-from tests.conformance.stores.forwarding import ReadsTogether
+from tests.conformance.stores.forwarding import Forwarding, ReadsTogether
 from tests.conformance.stores.rig import KEY, LEASE_S, LIMIT_S, Clock, Rig, WireRig, end, numbers, outcome, together
 from tests.faults import STORE_ATTEMPTS, SUDDEN, Fault, Operation
 
@@ -144,6 +144,23 @@ async def test_slots_above_a_limit_that_was_lowered_hide_none_below_it(rig: Rig)
     assert (await slot(limits(rig, 3, clock=clock))).item.turn == 2
     with pytest.raises(RateLimited):
         await limits(rig, 3, clock=clock).take_slot(KEY.principal, LEASE_S)
+
+
+class Losing(Forwarding):
+    """A store on which somebody else is always faster."""
+
+    tries = 0
+
+    async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:  # noqa: ARG002
+        self.tries += 1
+        return False
+
+
+async def test_who_loses_one_slot_after_the_other_is_told_after_some(rig: Rig) -> None:
+    store = Losing(rig.store)
+    with pytest.raises(RateLimited):
+        await limits(rig, 1, store=store).take_slot(KEY.principal, LEASE_S)
+    assert store.tries == SLOT_ATTEMPTS
 
 
 @pytest.mark.parametrize("fault", SUDDEN, ids=lambda fault: fault.name)

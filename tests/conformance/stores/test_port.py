@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from app.errors import StoreUnavailable
 from app.sessions import SessionKey, SessionStore, TurnItem
@@ -221,6 +222,25 @@ def unreachable(request: pytest.FixtureRequest, tmp_path: Path) -> SessionStore:
     if request.param == "sqlite":
         return SQLiteStore(tmp_path / "absent" / "sessions.db")
     return DynamoDBStore("sessions", REGION, CREDENTIALS, "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("answer", [{}, {"Attributes": {}}, {"Attributes": {"used": {"S": "1"}}}, {"Attributes": None}])
+async def test_a_count_that_is_no_number_is_no_answer(answer: dict[str, object]) -> None:
+    async def respond(_: web.BaseRequest) -> web.Response:
+        return web.json_response(answer)
+
+    runner = web.ServerRunner(web.Server(respond, access_log=None))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        async with DynamoDBStore(
+            "sessions", REGION, CREDENTIALS, f"http://127.0.0.1:{runner.addresses[0][1]}"
+        ) as store:
+            with pytest.raises(StoreUnavailable):
+                await store.count(COUNTER, 7, NOW + 60)
+    finally:
+        await runner.cleanup()
 
 
 async def test_an_unreachable_store_says_so_on_every_call(unreachable: SessionStore) -> None:
