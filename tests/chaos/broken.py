@@ -67,6 +67,7 @@ EDITS = {
     "hasty keep-alive": Edit("app.__main__", "KEEP_ALIVE_S = 75", "KEEP_ALIVE_S = 5"),
     "no retry of the store": Edit("app.sessions.dynamodb", "ATTEMPTS = 3", "ATTEMPTS = 1"),
     "no platform margin": Edit("app.deadline", "PLATFORM_MARGIN_S = 1.5", "PLATFORM_MARGIN_S = 0.0"),
+    "slots of the living are taken": Edit("app.limits", "each not in held or", "True or"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 
