@@ -19,7 +19,10 @@ PREFLIGHT: Headers = [
     (b"access-control-max-age", b"600"),  # browsers notice after ten minutes that a page may do more, or nothing
 ]
 EXPOSED: Headers = [
-    (b"access-control-expose-headers", b"Idempotency-Replayed, Preference-Applied, Retry-After, X-Request-ID"),
+    (
+        b"access-control-expose-headers",
+        b"Idempotency-Replayed, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-ID",
+    ),
 ]
 
 

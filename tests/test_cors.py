@@ -83,7 +83,8 @@ def test_any_other_page_is_answered_as_without_cors(client: Client, origin: str)
 READABLE = {
     "vary": "Origin",
     "access-control-allow-origin": PAGE,
-    "access-control-expose-headers": "Idempotency-Replayed, Preference-Applied, Retry-After, X-Request-ID",
+    "access-control-expose-headers": "Idempotency-Replayed, Preference-Applied, RateLimit, RateLimit-Policy, "
+    "Retry-After, X-Request-ID",
 }
 
 

@@ -16,12 +16,13 @@ import aiohttp
 import pytest
 
 from app.agents.echo import echo
+from app.auth import ANONYMOUS
 from app.config import Settings
 from app.deadline import LEASE_MARGIN_S
 from app.errors import ShuttingDown
 from app.events import TurnDone
 from app.limits import BUSY_RETRY_S, RATE, SLOTS, PrincipalLimits
-from app.sessions import ANONYMOUS, SessionKey, TurnItem
+from app.sessions import SessionKey, TurnItem
 from app.sessions.claims import Claims
 from app.turns import TurnRequest, TurnService
 from tests import agents
