@@ -170,9 +170,7 @@ class Runtime:
     max_bytes: of a response
     """
 
-    def __init__(
-        self, app: ASGIApp, api: RuntimeAPI, prepare: Callable[[], Awaitable[None]], max_bytes: int = MAX_BYTES
-    ) -> None:
+    def __init__(self, app: ASGIApp, api: RuntimeAPI, prepare: Prepare, max_bytes: int = MAX_BYTES) -> None:
         self._app = app
         self._api = api
         self._max_bytes = max_bytes

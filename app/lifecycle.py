@@ -4,6 +4,7 @@ import asyncio
 import enum
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -72,7 +73,8 @@ class Lifecycle:
         self._store_fails_s = store_fails_s
         self._store_lost = False
         self._phase = Phase.COLD
-        self._first_response = True
+        self._phase_began = time.monotonic()
+        self._first_request = True
         self._serving = True
         self._was_ready = False
         self._turns: set[Turn] = set()
@@ -91,8 +93,8 @@ class Lifecycle:
         return len(self._turns)
 
     def take_cold_start(self) -> bool:
-        """Return True exactly once, for the first response of the process."""
-        first, self._first_response = self._first_response, False
+        """Return True exactly once, for the first request of the process."""
+        first, self._first_request = self._first_request, False
         return first
 
     def begin(self, probe: Callable[[], Awaitable[None]]) -> None:
@@ -252,8 +254,10 @@ class Lifecycle:
             future.cancel()
 
     def _move(self, phase: Phase) -> None:
-        log.info("phase changed", extra={"phase": phase.value})
-        self._phase = phase
+        now = time.monotonic()
+        elapsed_ms = round((now - self._phase_began) * 1000, 1)
+        log.info("phase changed", extra={"phase": phase.value, "was": self._phase.value, "elapsed_ms": elapsed_ms})
+        self._phase, self._phase_began = phase, now
 
 
 def _now() -> float:

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app import config, problems, telemetry
+from app import config, problems, telemetry, turn_log
 from app.agents import Agent, loader
 from app.auth import Authenticator
 from app.auth import loader as auth_loader
@@ -48,9 +48,14 @@ def build() -> FastAPI:
     Raises:
         ConfigurationError: it names every bad setting and no value.
     """
-    settings, agent, problems = load()
-    if problems:
-        raise ConfigurationError(problems)
+    telemetry.configure("INFO")  # until the settings are read: no exception's text may reach the log
+    try:
+        settings, agent, problems = load()
+        if problems:
+            raise ConfigurationError(problems)  # noqa: TRY301 one place logs them all
+    except ConfigurationError as exc:
+        log.critical("the settings are wrong", extra={"problems": exc.problems})
+        raise
     telemetry.configure(settings.log_level)
     return create_app(settings, agent=agent)
 
@@ -102,7 +107,7 @@ def create_app(
     )
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     admission = PrincipalLimits(claims, settings.rate_limit_per_minute, settings.max_turns_per_principal)
-    turns = TurnService(claims, agent, settings.max_steps, admission)
+    turns = TurnService(claims, agent, settings.max_steps, turn_log.write, admission)
     authenticator = _authenticator(settings)
     caller = Caller(authenticator, settings.auth)
     clients = Clients(store, agent, authenticator)

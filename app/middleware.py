@@ -50,8 +50,9 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        request_id, cold_start = _request_id(scope), self._lifecycle.take_cold_start()
         token = telemetry.request_id.set(request_id)
+        facts_token = telemetry.request_facts.set(_facts(scope, cold_start=cold_start))
         started = time.monotonic()
         status = 0
 
@@ -59,7 +60,10 @@ class Shell:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *self._headers(scope, status, request_id)]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *self._headers(scope, status, request_id, cold_start=cold_start),
+                ]
             await send(message)
 
         app = NO_CONTENT if self._cors and self._cors.is_preflight(scope) else self._app
@@ -80,14 +84,17 @@ class Shell:
                 "request finished",
                 extra={"route": _route(scope), "status": status, "elapsed_ms": elapsed_ms},
             )
+            telemetry.request_facts.reset(facts_token)
             telemetry.request_id.reset(token)
 
-    def _headers(self, scope: Scope, status: int, request_id: str) -> Iterator[tuple[bytes, bytes]]:
+    def _headers(
+        self, scope: Scope, status: int, request_id: str, *, cold_start: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
         yield b"x-request-id", request_id.encode()
         yield from _DOCS_HEADERS if status == OK and scope["path"] == DOCS else _RAW_HEADERS
         if self._cors:
             yield from self._cors.headers(scope)
-        if self._lifecycle.take_cold_start():
+        if cold_start:
             yield b"x-cold-start", b"true"
         if self._lifecycle.phase is Phase.DRAINING:
             yield b"connection", b"close"
@@ -112,6 +119,17 @@ def _request_id(scope: Scope) -> str:
 
 def _new_id() -> str:
     return os.urandom(16).hex()
+
+
+def _facts(scope: Scope, *, cold_start: bool) -> dict[str, object]:
+    """Return what every log line of the request says of it, beside its id."""
+    facts: dict[str, object] = {"cold_start": cold_start}
+    if trace_id := telemetry.trace_id(scope["headers"]):
+        facts["trace_id"] = trace_id
+    invocation = getattr(scope.get("aws.context"), "aws_request_id", None)  # from the platform, not from the event
+    if isinstance(invocation, str):
+        facts["aws_request_id"] = invocation
+    return facts
 
 
 def _route(scope: Scope) -> str | None:

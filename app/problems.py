@@ -216,7 +216,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def kind_of(error: Exception) -> Kind:
+def kind_of(error: BaseException) -> Kind:
     """Return the row for `error`: that of the nearest class in its order of inheritance, else `internal`."""
     for base in type(error).__mro__:
         if issubclass(base, Exception) and base in KINDS:

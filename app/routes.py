@@ -117,7 +117,7 @@ class Routes:
         turn_request = await self._parse(request, principal)
         # Again: while the body arrived, the process may have filled up or begun to end.
         await self._lifecycle.check_turn()
-        turn = self._turns.start(turn_request)
+        turn = self._turns.start(turn_request, streamed=stream)
         self._lifecycle.track(turn)
         watch = self._limits.stop_on_disconnect
         batches = turn.batches(self._limits.heartbeat_s)

@@ -24,10 +24,19 @@ class RunningTurn:
     until it is stored.
 
     `fields` are those of its response that say what its principal's limits leave.
+
+    work:  does the turn
+    ended: is told once, in the end, of what ended it in the place of an answer, before its reader hears of that
     """
 
-    def __init__(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
+    def __init__(
+        self,
+        work: Callable[["RunningTurn"], Coroutine[None, None, None]],
+        ended: Callable[[BaseException | None], None],
+    ) -> None:
         self.fields: dict[str, str] = {}
+        self._ended = ended
+        self._begun = False
         self._events: list[TurnEvent] = []
         self._wake = asyncio.Event()
         self._beating: asyncio.TimerHandle | None = None
@@ -153,7 +162,8 @@ class RunningTurn:
                 batch, self._events = self._events, []
                 yield batch
             elif self._task.done():
-                self._raise_failure()
+                if failure := self._failure():
+                    raise failure
                 return
             else:
                 self._wake.clear()
@@ -168,24 +178,28 @@ class RunningTurn:
             self._beating = asyncio.get_running_loop().call_later(heartbeat_s, self._beat, heartbeat_s)
 
     async def _guard(self, work: Callable[["RunningTurn"], Coroutine[None, None, None]]) -> None:
+        self._begun = True
         try:
             await work(self)
         except asyncio.CancelledError:
+            self._ended(self._stopped_by or ShuttingDown())
             if self._stopped_by is None:
                 raise
             raise self._stopped_by from None
+        except BaseException as exc:
+            self._ended(exc)
+            raise
+        self._ended(None)
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # read here, because the reader may have left
+    def _on_done(self, _: asyncio.Task[None]) -> None:
+        failure = self._failure()  # read here, because the reader may have left
+        if not self._begun:  # ended before its first step, a task does nothing at all
+            self._ended(failure)
         for timer in (*self._timers, self._beating):
             if timer:
                 timer.cancel()
         self._stop_watching()
         self._wake.set()
 
-    def _raise_failure(self) -> None:
-        if self._task.cancelled():
-            raise ShuttingDown
-        if failure := self._task.exception():
-            raise failure
+    def _failure(self) -> BaseException | None:
+        return ShuttingDown() if self._task.cancelled() else self._task.exception()

@@ -5,9 +5,6 @@ leaves the session held.
 """
 
 import asyncio
-import hashlib
-import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +14,11 @@ from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S, RELEASE_MARGIN_S
 from app.errors import AgentFailed, DeadlineExceeded, LeaseLost, ServiceError, StoreUnavailable, TurnCancelled
 from app.events import Text, Turn, TurnDone, TurnStarted
 from app.limits import PrincipalLimits
+from app.report import Report, Reporter
 from app.running import RunningTurn
 from app.sessions import SessionKey
 from app.sessions.claims import Claim, Claims, Standing
 from app.work import Work
-
-log = logging.getLogger(__name__)
 
 RELEASE_S = 1.0  # a session that cannot be given back in this time is free when its lease ends
 YIELD_EVERY = 64  # events after which an agent that never waits lets other turns run
@@ -44,39 +40,38 @@ class TurnRequest:
 
 
 class TurnService:
-    """Runs turns of `agent` on the sessions behind `claims`, as `limits` admit them. Holds no state of a turn."""
+    """Runs turns of `agent` on the sessions behind `claims`, as `limits` admit them. Holds no state of a turn.
 
-    def __init__(self, claims: Claims, agent: Agent, max_steps: int, limits: PrincipalLimits | None = None) -> None:
+    report: told of every turn once, when it has ended and before its caller hears of that, in the context of its start
+    """
+
+    def __init__(
+        self, claims: Claims, agent: Agent, max_steps: int, report: Reporter, limits: PrincipalLimits | None = None
+    ) -> None:
         self._claims = claims
         self._agent = agent
         self._max_steps = max_steps
+        self._report = report
         self._limits = limits or PrincipalLimits(claims, None, None)
 
-    def start(self, request: TurnRequest) -> RunningTurn:
-        """Start the turn as a task of its own and return it."""
-        return RunningTurn(lambda running: self._logged(request, running))
+    def start(self, request: TurnRequest, *, streamed: bool = False) -> RunningTurn:
+        """Start the turn as a task of its own and return it. `streamed` is only reported."""
+        report = Report(request.key, streamed=streamed)
 
-    async def _logged(self, request: TurnRequest, running: RunningTurn) -> None:
-        """Run the turn and close it with one log line, which holds nothing that a user or a model said."""
-        started = time.monotonic()
-        facts: dict[str, object] = {"session": hashlib.sha256(str(request.key).encode()).hexdigest()[:12]}
-        try:
-            facts |= await self._run(request, running)
-        except BaseException as exc:
-            facts["error"] = type(exc).__name__
-            raise
-        finally:
-            facts["elapsed_ms"] = round((time.monotonic() - started) * 1000)
-            log.log(logging.WARNING if "error" in facts else logging.INFO, "turn finished", extra=facts)
+        def end(failure: BaseException | None) -> None:
+            report.end(failure)
+            self._report(report)
 
-    async def _run(self, request: TurnRequest, running: RunningTurn) -> dict[str, object]:
+        return RunningTurn(lambda running: self._run(request, running, report), end)
+
+    async def _run(self, request: TurnRequest, running: RunningTurn, report: Report) -> None:
         if request.deadline <= _now():
             raise DeadlineExceeded
         running.end_at(request.deadline + COMMIT_MARGIN_S)
         async with self._admitted(request, running):
-            turn, replayed = await self._take(request, running)
+            turn = await self._take(request, running, report)
+        report.stop_reason = turn.stop_reason
         running.emit(TurnDone(request.key.session_id, turn))
-        return {"turn": turn.number, "stop_reason": turn.stop_reason, "replayed": replayed}
 
     @asynccontextmanager
     async def _admitted(self, request: TurnRequest, running: RunningTurn) -> AsyncIterator[None]:
@@ -90,8 +85,8 @@ class TurnService:
             if slot:
                 await self._release(request, slot)
 
-    async def _take(self, request: TurnRequest, running: RunningTurn) -> tuple[Turn, bool]:
-        """Return the turn, stored now or before, and whether it was before."""
+    async def _take(self, request: TurnRequest, running: RunningTurn, report: Report) -> Turn:
+        """Return the turn, stored now or before."""
         left_s = request.deadline - _now()
         claim = await self._claims.claim_or_wait(
             request.key,
@@ -102,20 +97,28 @@ class TurnService:
         )
         if isinstance(claim, Turn):
             _replay(request.key, claim, running)
-            return claim, True
+            report.number, report.replayed = claim.number, True
+            return claim
+        report.number = claim.item.turn
         running.emit(TurnStarted(request.key.session_id, claim.item.turn))
-        return await self._answer_and_commit(request, claim, running), False
+        return await self._answer_and_commit(request, claim, running, report)
 
-    async def _answer_and_commit(self, request: TurnRequest, claim: Claim, running: RunningTurn) -> Turn:
+    async def _answer_and_commit(
+        self, request: TurnRequest, claim: Claim, running: RunningTurn, report: Report
+    ) -> Turn:
         running.watch(lambda: self._look(claim, running))
         try:
-            turn = await self._answer(request, claim, running)
+            report.begin("agent")
+            turn = await self._answer(request, claim, running, report)
+            report.begin("commit")
             running.settle()
             await self._claims.commit(claim, turn, request.deadline + COMMIT_MARGIN_S - _now())
         except BaseException:  # whatever ended it: nothing is stored, so the session must not stay held
+            report.begin("release")
             running.settle()
             await self._release(request, claim)
             raise
+        report.begin("release")  # of the slot, where there is one
         return turn
 
     async def _look(self, claim: Claim, running: RunningTurn) -> None:
@@ -141,10 +144,13 @@ class TurnService:
             async with asyncio.timeout(limit_s):
                 await self._claims.release(claim, limit_s)
 
-    async def _answer(self, request: TurnRequest, claim: Claim, running: RunningTurn) -> Turn:
+    async def _answer(self, request: TurnRequest, claim: Claim, running: RunningTurn, report: Report) -> Turn:
         """Run the agent to its end, to the deadline or until it is cancelled, and return the turn it made."""
-        work = Work()
-        cut = await running.run_agent(self._follow(self._open(request, claim), work, running), request.deadline)
+        work = report.work = Work()
+        try:
+            cut = await running.run_agent(self._follow(self._open(request, claim), work, running), request.deadline)
+        finally:
+            work.stop_tools()
         if cut or work.reason == "deadline":  # an agent that knows its deadline ends by itself in time
             work.cut(cut or "deadline")
         return work.finish(claim.item.turn, request.message)

@@ -1,6 +1,7 @@
 """What an agent has done in a turn so far, checked as it is yielded."""
 
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -26,6 +27,8 @@ class Work:
     usage: Usage = NO_USAGE
     chars: int = 0
     finished: bool = False
+    tools_s: float = 0.0
+    asked_at: float | None = None
 
     def take(self, event: AgentEvent) -> Text | ToolCall | ToolResult | None:
         """Add an event of the agent and return what its reader is shown of it."""
@@ -72,7 +75,22 @@ class Work:
             raise AgentFailed(f"the agent yielded a {kind} with an id that does not fit")
         self._count(len(document))
         self.tools.append(event)
+        self._time_tools()
         return event
+
+    def _time_tools(self) -> None:
+        """Let the time of tools run from the first call without a result to the last result."""
+        calls = sum(isinstance(tool, ToolCall) for tool in self.tools)
+        if calls == len(self.tools) - calls:
+            self.stop_tools()
+        elif self.asked_at is None:
+            self.asked_at = time.monotonic()
+
+    def stop_tools(self) -> None:
+        """Let the time of tools stand still."""
+        if self.asked_at is not None:
+            self.tools_s += time.monotonic() - self.asked_at
+            self.asked_at = None
 
     def _count(self, chars: int) -> None:
         self.chars += chars

@@ -128,3 +128,21 @@ async def moody(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
     if turn.message == "be silent":
         await asyncio.sleep(turn.deadline)
     yield "word"
+
+
+class Gathering:
+    """Answer once as many turns as the message says are here together."""
+
+    def __init__(self) -> None:
+        self._here = 0
+        self._changed = asyncio.Event()
+
+    async def __call__(self, turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+        self._here += 1
+        if self._here == int(turn.message):
+            self._changed.set()
+        await self._changed.wait()
+        yield f"{self._here} at once"
+
+
+gathering = Gathering()

@@ -308,8 +308,8 @@ def test_no_entry_point_starts_on_a_bad_setting(entry: list[str], tmp_path: Path
         check=False,
     )
     assert ended.returncode != 0
-    assert "AGENT_MAX_STEPS must be" in ended.stderr
-    assert "LOG_LEVEL must be" in ended.stderr
+    assert "AGENT_MAX_STEPS must be" in ended.stdout + ended.stderr
+    assert "LOG_LEVEL must be" in ended.stdout + ended.stderr
     assert CANARY not in ended.stdout + ended.stderr
 
 
@@ -355,8 +355,8 @@ def test_an_agent_that_cannot_be_had_is_a_bad_setting_like_any_other(entry: list
         check=False,
     )
     assert ended.returncode != 0
-    assert "AGENT cannot be found: ModuleNotFoundError" in ended.stderr
-    assert "AWS_REGION is required with SESSIONS_TABLE" in ended.stderr
+    assert "AGENT cannot be found: ModuleNotFoundError" in ended.stdout + ended.stderr
+    assert "AWS_REGION is required with SESSIONS_TABLE" in ended.stdout + ended.stderr
     assert CANARY.replace("-", "_") not in ended.stdout.replace('"agent": "canary_7f3a:agent"', "") + ended.stderr
 
 

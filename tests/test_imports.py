@@ -40,7 +40,7 @@ RINGS = table("""
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
                           agents.prices agents.tools auth auth.loader caller clients config cors errors hosts \
                           lifecycle limits middleware problems routes session_routes sessions sessions.claims \
-                          sessions.credentials sessions.dynamodb sessions.sqlite telemetry turns
+                          sessions.credentials sessions.dynamodb sessions.sqlite telemetry turn_log turns
     config:               errors settings
     settings:             agent_settings auth_settings http_settings limit_settings setting web_function
     agent_settings:       setting
@@ -49,7 +49,7 @@ RINGS = table("""
     auth.loader:          auth auth.api_keys auth.front_door auth.jwks auth.tokens auth_settings errors
     auth_settings:        auth.api_keys setting
     setting:
-    clients:
+    clients:              errors
     web_function:
     session_routes:       caller deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               caller deadline errors events lifecycle problems running sessions turns wire
@@ -81,13 +81,15 @@ RINGS = table("""
     agents.states:
     agents.pumped:
     agents.echo:          agents events
+    turn_log:             errors problems report telemetry
     wire:                 errors events problems sessions strict_json
     strict_json:          errors
     problems:             errors telemetry
     lifecycle:            errors
-    turns:                agents deadline errors events limits running sessions sessions.claims work
+    turns:                agents deadline errors events limits report running sessions sessions.claims work
     limits:               errors sessions sessions.claims
     running:              errors events work
+    report:               events sessions work
     work:                 errors events
     sessions.claims:      errors events sessions sessions.codec
     sessions.codec:       errors events
@@ -115,7 +117,8 @@ OUTSIDE = table("""
     pydantic:             agent_settings agents.from_pydantic_ai agents.tools auth_settings config http_settings \
                           problems session_routes setting settings wire
     pydantic_ai:          agents.from_pydantic_ai
-    pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec wire work
+    pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec telemetry wire
+                          work
     pydantic_settings:    agent_settings http_settings limit_settings setting settings
     snapshot_restore_py:  lambda_environment
     starlette:            cors hosts lambda_events lambda_runtime main middleware problems routes

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from app import turn_log
 from app.agents.echo import echo
 from app.auth import ANONYMOUS
 from app.config import Settings
@@ -289,7 +290,7 @@ async def test_a_turn_is_acknowledged_when_its_slot_is_free_so_that_the_next_one
     store, seen = SlowRelease(), list[object]()
     limits = PrincipalLimits(Claims(store, 20, 3600), None, 1)
     request = TurnRequest(SessionKey(ANONYMOUS, "s"), "hello", None, 0.0, asyncio.get_running_loop().time() + LIMIT_S)
-    turn = TurnService(limits.claims, echo, 1, limits).start(request)
+    turn = TurnService(limits.claims, echo, 1, turn_log.write, limits).start(request)
 
     async def read() -> None:
         async for batch in turn.batches(LIMIT_S):
@@ -310,7 +311,7 @@ async def test_a_slot_that_is_being_given_back_is_not_stopped_in_it() -> None:
     request = TurnRequest(SessionKey(ANONYMOUS, "s"), "hello", None, 0.0, asyncio.get_running_loop().time() + LIMIT_S)
     busy = TurnItem(turn=1, run="run", req="req", expires=int(time.time()) + 60, lease=time.time() + 60)
     await store.claim(request.key, busy)
-    turn = TurnService(limits.claims, echo, 1, limits).start(request)
+    turn = TurnService(limits.claims, echo, 1, turn_log.write, limits).start(request)
     await store.begun.wait()
     turn.stop(ShuttingDown())
     await asyncio.sleep(0)  # in which what is stopped would end

@@ -143,7 +143,7 @@ async def test_texts_that_nobody_reads_are_joined() -> None:
         for _ in range(10_000):
             running.emit(Text("word "))
 
-    running = RunningTurn(speak)
+    running = RunningTurn(speak, lambda _: None)
     await running.settled()
     events = [event async for batch in running.batches(heartbeat_s=1.0) for event in batch]
     assert "".join(event.text for event in events if isinstance(event, Text)) == "word " * 10_000

@@ -261,6 +261,6 @@ def test_the_log_is_json_and_holds_nothing_that_a_user_wrote(tmp_path: Path) -> 
     assert (failed.status_code, failed.json()["type"]) == (502, "urn:agent-service:problem:agent-failed")
     assert not [canary for canary in canaries if canary in running.log.read_text() + failed.text]
     closing = [line for line in lines if line["event"] == "turn finished"]
-    assert [(line["error"], line["level"], line["request_id"]) for line in closing] == [
-        ("AgentFailed", "warning", "request-1")
+    assert [(line["problem"], line["level"], line["request_id"]) for line in closing] == [
+        ("agent-failed", "error", "request-1")
     ]

@@ -3,7 +3,12 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
 
 import pytest
 
@@ -13,12 +18,26 @@ log = logging.getLogger("tests.telemetry")
 CANARY = "canary-7f3a"
 
 
+@dataclass
+class Unraisable:
+    """What Python hands to `sys.unraisablehook`."""
+
+    exc_type: type[BaseException]
+    exc_value: BaseException
+    exc_traceback: TracebackType | None = None
+    err_msg: str | None = None
+    object: object = None
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning
     yield
     root.handlers, root.level = handlers, level
+    sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning = hooks
+    logging.raiseExceptions = True
     for name in ("uvicorn.access", "mangum.http"):
         logging.getLogger(name).disabled = False
     for name in telemetry.OURS:
@@ -87,6 +106,92 @@ def test_what_libraries_tell_at_debug_is_not_written(name: str, capsys: pytest.C
     logging.getLogger(name).debug("Response body: %s", CANARY)
     logging.getLogger("app.turns").debug("ours")
     assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["ours"]
+
+
+@pytest.mark.parametrize("name", ["uvicorn.error", "botocore.endpoint"])
+def test_a_library_that_sets_its_own_level_writes_no_debug_lines(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("DEBUG")
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.DEBUG)
+    logger.debug("GET /sessions/%s", CANARY)
+    logger.setLevel(logging.NOTSET)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_record_that_does_not_fit_its_arguments_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("INFO")
+    log.warning("%d is no number", CANARY)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        lambda error: sys.excepthook(type(error), error, None),
+        lambda error: threading.excepthook(threading.ExceptHookArgs((type(error), error, None, None))),
+        lambda error: sys.unraisablehook(Unraisable(type(error), error)),  # type: ignore[arg-type]  # as Python makes one
+    ],
+    ids=["program", "thread", "finalizer"],
+)
+def test_what_nobody_caught_anywhere_is_told_without_its_text(
+    raised: Callable[[Exception], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure("INFO")
+    raised(ValueError(CANARY))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["level"], line["event"], line["exception"]["type"]) == (
+        "critical",
+        "unhandled exception",
+        "ValueError",
+    )
+    assert CANARY not in str(line)
+
+
+def test_a_thread_that_exits_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("INFO")
+    threading.excepthook(threading.ExceptHookArgs((SystemExit, SystemExit(CANARY), None, None)))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_warning_is_its_class_and_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("INFO")
+    warnings.showwarning(CANARY, DeprecationWarning, "a.py", 7)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["warning"], line["at"], CANARY in str(line)) == ("DeprecationWarning", "a.py:7", False)
+
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize("version", ["00", "01", "fe"])
+def test_the_trace_id_is_that_of_a_well_formed_header(version: str) -> None:
+    headers = [(b"accept", b"*/*"), (b"traceparent", f"{version}-{TRACE}-{PARENT}-01".encode())]
+    assert telemetry.trace_id(headers) == TRACE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        TRACE,
+        f"ff-{TRACE}-{PARENT}-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{TRACE[:-1]}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-01-more",
+        f"00-{TRACE}-{PARENT}-01\n",
+        f" 00-{TRACE}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}",
+    ],
+)
+def test_of_a_malformed_trace_nothing_is_taken(value: str) -> None:
+    assert telemetry.trace_id([(b"traceparent", value.encode())]) is None
+
+
+def test_two_traces_are_none() -> None:
+    header = (b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())
+    assert telemetry.trace_id([header, header]) is None
 
 
 @pytest.mark.anyio

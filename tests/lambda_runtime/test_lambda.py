@@ -1,12 +1,14 @@
 """The handler under AWS's own runtime emulator and runtime client, its sessions in a real server."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lambda_runtime.emulator import ROOT, Emulator, emulator, http_event, load_event
+from tests.lambda_runtime.emulator import BUFFERED, ROOT, STREAMING, Emulator, emulator, http_event, load_event
+from tests.log_lines import CANARY, turns_in
 from tests.machine import tool
 from tests.servers import Table, sessions_table
 
@@ -17,6 +19,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "readyz": {"status": "ready"},
     "chat": {"answer": "You said: hi", "turn": 1, "stop_reason": "end_turn"},
 }
+# What the emulator itself writes to the same log.
+PLATFORM = re.compile(r"(START|END|REPORT) RequestId: |[0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:,]+ \[[A-Z]+\] \(rapid\) ")
 # Each value is found in no other place, so that one in a reply or a log can only have leaked.
 BAD_SETTINGS = {
     "LOG_LEVEL": "canary-level",
@@ -111,6 +115,23 @@ def test_an_unknown_event_is_a_problem_and_no_function_error(warm: Emulator, eve
     reply = warm.invoke(event)
     assert (reply.status, reply.document["statusCode"]) == (200, 400)
     assert reply.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("command", [BUFFERED, STREAMING], ids=["buffered", "streaming"])
+def test_every_line_that_is_not_the_platforms_is_json_and_names_its_invocation(
+    table: Table, tmp_path: Path, command: Sequence[str]
+) -> None:
+    log, settings = tmp_path / "log", {"AGENT": "tests.noisy:agent", "LOG_LEVEL": "DEBUG"}
+    with emulator(RIE, table.settings | settings, log, command=command) as environment:
+        for number in range(3):
+            assert environment.invoke(http_event("POST", "/chat", {"message": f"{CANARY} {number}"})).status == 200
+        text = log.read_text()
+    ours = "".join(line for line in text.splitlines(keepends=True) if line.strip() and not PLATFORM.match(line))
+    turns = turns_in(ours)
+    assert [turn["cold_start"] for turn in turns] == [True, False, False]
+    assert [turn["aws_request_id"] for turn in turns] == re.findall("START RequestId: ([0-9a-f-]+)", text)
+    assert len({turn["request_id"] for turn in turns}) == len(turns)
+    assert CANARY not in text
 
 
 def test_bad_settings_reach_the_platform_by_name_and_never_by_value(table: Table, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 
+from app import turn_log
 from app.agents import Agent, OpenTurn, from_langgraph, from_pydantic_ai, from_strands
 from app.agents.basic_tools import clock
 from app.agents.echo import echo
@@ -105,7 +106,7 @@ class Sessions:
 
     def __init__(self, agent: Agent, max_steps: int = MAX_STEPS) -> None:
         self._store = MemoryStore()
-        self._turns = TurnService(Claims(self._store, 20, 60, time.time), agent, max_steps)
+        self._turns = TurnService(Claims(self._store, 20, 60, time.time), agent, max_steps, turn_log.write)
 
     def start(self, message: str, session: str = "s", timeout_s: float = PATIENCE_S) -> RunningTurn:
         deadline = asyncio.get_running_loop().time() + timeout_s

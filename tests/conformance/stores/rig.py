@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from app import turn_log
 from app.agents import Agent, OpenTurn
 from app.agents.echo import echo
 from app.errors import ServiceError
@@ -134,7 +135,8 @@ def start(
 ) -> RunningTurn:
     """Start a turn as a request would."""
     deadline = asyncio.get_running_loop().time() + LIMIT_S
-    return TurnService(claims, agent, max_steps=1).start(TurnRequest(key, message, req, wait_s, deadline))
+    turns = TurnService(claims, agent, max_steps=1, report=turn_log.write)
+    return turns.start(TurnRequest(key, message, req, wait_s, deadline))
 
 
 async def end(running: RunningTurn) -> Turn:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
+from app import turn_log
 from app.agents import OpenTurn
 from app.agents.echo import echo
 from app.errors import RateLimited, StoreUnavailable
@@ -62,7 +63,7 @@ def start(
     request = TurnRequest(
         SessionKey(KEY.principal, session), "hello", req, 0.0, asyncio.get_running_loop().time() + LIMIT_S
     )
-    return TurnService(limits.claims, agent or echo, 1, limits).start(request)
+    return TurnService(limits.claims, agent or echo, 1, turn_log.write, limits).start(request)
 
 
 async def slot(limits: PrincipalLimits, principal: str = KEY.principal) -> Claim:
