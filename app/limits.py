@@ -1,6 +1,6 @@
 """How many turns a principal may begin in a minute, and how many may run at once: the same for all replicas.
 
-Both are kept in the sessions' table, under ids that no session can have (`wire.SESSION_ID` admits no `~`). What ran is
+Both are kept in the sessions' table, under ids that no session can have (`wire.SESSION_ID` admits no `~`). What runs is
 counted by slots: a slot is held like a turn, by a run and with a lease, so that it frees itself when its process dies.
 """
 
