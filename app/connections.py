@@ -14,13 +14,9 @@ from app.errors import HeadersTooLarge, MalformedRequest, ServiceError
 from app.middleware import problem_outside
 from app.problems import kind_of
 
-UNSENT_BYTES = (
-    16_384  # of answers, over which no more is written; with asyncio's 64 KiB, slow readers cost twice as much
-)
+UNSENT_BYTES = 16_384  # of answers, over which none is written; with asyncio's 64 KiB, slow readers cost twice as much
 UNREAD_S = 60.0  # a caller that takes nothing of an answer for so long reads it no more
-MAX_AHEAD = (
-    16  # requests before the answers to those before them; hardly anybody sends any, and they cost 20 times their bytes
-)
+MAX_AHEAD = 16  # requests before earlier answers; hardly anybody sends any, and each costs 20 times its bytes
 HEAD_S = 10.0  # from the connection, or from a further request's first byte, to the end of the head
 
 
@@ -40,7 +36,7 @@ class Parser(httptools.HttpRequestParser):
         try:
             super().feed_data(data)
         except httptools.HttpParserUpgrade as exc:
-            self.feed_data(self._protocol.head_without_upgrade() + data[exc.args[0] :])
+            self._protocol.read_again(data[exc.args[0] :])
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -112,10 +108,16 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
-    def head_without_upgrade(self) -> bytes:
-        """Return the head that has been read, without its wish for another protocol."""
-        lines = [b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
+    def read_again(self, rest: bytes) -> None:
+        """Read the head once more without its wish for another protocol, and what follows it, by a new parser.
+
+        The old one may take the connection for closed.
+        """
+        lines = b"".join(b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade")
+        version = self.parser.get_http_version().encode()
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, lines)
+        self.parser = Parser(self)
+        self.parser.feed_data(head + rest)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 its text is no part of our contract
         self._refuse(self._refusal or MalformedRequest())

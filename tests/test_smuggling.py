@@ -238,6 +238,16 @@ def test_a_turn_is_taken_with_a_wish_to_upgrade(running: Server) -> None:
     assert b"You said: hello" in answer
 
 
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /healthz HTTP/1.0\r\n" + UPGRADE, GET + UPGRADE.replace(b"Upgrade,", b"close, Upgrade,")],
+    ids=["version 1.0", "close"],
+)
+def test_a_connection_ends_after_a_wish_to_upgrade_as_without(running: Server, head: bytes) -> None:
+    answer = said(running.port, head + b"\r\n" + AFTER)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200"]
+
+
 def test_an_answer_comes_before_what_is_refused_after_it(running: Server) -> None:
     answer = said(running.port, turn(b"first") + REFUSED["two Hosts"])
     assert answer.startswith(b"HTTP/1.1 200 OK")
