@@ -403,6 +403,17 @@ async def test_two_processes_on_one_table_count_together(tmp_path: Path) -> None
     assert met == {200: sum(min(each, 7) for each in used), 429: sum(max(each - 7, 0) for each in used)}
 
 
+def test_two_environments_of_lambda_on_one_table_count_together(tmp_path: Path) -> None:
+    head, body = {"content-type": "application/json"}, b'{"message":"hello"}'
+    with sessions_table() as table:
+        variables = table.settings | {"RATE_LIMIT_PER_MINUTE": "2", "AWS_LAMBDA_FUNCTION_NAME": "f"}
+        with handler(tmp_path, **variables) as one, handler(tmp_path, **variables) as other:
+            met = Counter(each.request("POST", "/chat", body, head).status for _ in range(4) for each in (one, other))
+        used = [int(item["used"]["N"]) for item in items(table, RATE)]
+    assert sum(used) == 8
+    assert met == {200: sum(min(each, 2) for each in used), 429: sum(max(each - 2, 0) for each in used)}
+
+
 async def test_two_processes_on_one_table_run_no_more_than_one_may(tmp_path: Path) -> None:
     settings = {"MAX_TURNS_PER_PRINCIPAL": "5", "AGENT": "tests.chaos.agents:gated"}
     async with replicas(tmp_path, **settings) as (table, both, http):
