@@ -14,7 +14,7 @@ from app.config import Settings
 from app.errors import ShuttingDown, StoreRefused
 from app.events import AgentEvent, Stop, ToolCall, ToolResult, Usage
 from app.sessions import SessionKey
-from app.sessions.claims import Claims
+from app.sessions.claims import COMMIT_RETRY_S, Claims
 from app.turns import TurnRequest, TurnService
 from tests import agents
 from tests.in_process import App, Outage, warm
@@ -115,6 +115,18 @@ async def test_times_are_where_they_were_spent(settings: Settings, log: Log) -> 
     assert line["tools_ms"] >= 99  # of two calls at once the time counts once: twice would leave the model less
     assert line["model_ms"] >= 198
     assert sum(line[name] for name in MS - {"elapsed_ms"}) <= line["elapsed_ms"] + 1
+
+
+async def test_every_attempt_to_store_the_turn_is_part_of_the_commit(settings: Settings, log: Log) -> None:
+    store = Outage("commit")
+    async with warm(settings, store=store) as app:
+        chat = asyncio.create_task(app.chat("hello"))
+        while store.asked.count("commit") < 3:
+            await asyncio.sleep(0.01)
+        store.down.clear()
+        await chat
+    [line] = log.turns
+    assert line["commit_ms"] >= 2 * COMMIT_RETRY_S * 990 > line["model_ms"]
 
 
 async def test_a_tool_that_is_cut_short_took_its_time_until_then(hasty: Settings, log: Log) -> None:
