@@ -151,8 +151,9 @@ def test_a_file_of_keys_that_cannot_be_used_stops_the_start(command: list[str], 
         check=False,
     )
     assert ended.returncode != 0
-    assert "AUTH_API_KEYS_FILE must be a readable text file of principal:digest pairs in UTF-8" in ended.stderr
-    assert CANARY not in ended.stdout + ended.stderr
+    told = ended.stdout + ended.stderr
+    assert "AUTH_API_KEYS_FILE must be a readable text file of principal:digest pairs in UTF-8" in told
+    assert CANARY not in told
 
 
 def test_without_its_extra_jwt_stops_the_start_and_says_what_is_missing(tmp_path: Path) -> None:
