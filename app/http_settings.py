@@ -4,9 +4,9 @@ import re
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import NoDecode
 
-from app.setting import setting, split
+from app.setting import SettingsPart, setting, split
 
 Names: TypeAlias = tuple[str, ...] | None
 
@@ -31,7 +31,7 @@ def _each(form: re.Pattern[str], values: Names) -> Names:
     return values
 
 
-class HTTPSettings(BaseSettings):
+class HTTPSettings(SettingsPart):
     """The part of the settings that says whose requests are answered."""
 
     allowed_hosts: Annotated[Names, NoDecode, BeforeValidator(split), AfterValidator(hosts)] = setting(

@@ -1,11 +1,9 @@
 """The settings of what one principal may take of the service. Unset they limit nothing, and cost nothing."""
 
-from pydantic_settings import BaseSettings
-
-from app.setting import setting
+from app.setting import SettingsPart, setting
 
 
-class LimitSettings(BaseSettings):
+class LimitSettings(SettingsPart):
     """The part of the settings that limits principals."""
 
     rate_limit_per_minute: int | None = setting(

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -52,6 +52,9 @@ def setting(name: str, default: object, must_be: str, purpose: str, **rules: Any
 
 class SettingsPart(BaseSettings):
     """A part of the settings that belongs together."""
+
+    # Nobody reads a part by itself: a validator of its own for each would cost a thirtieth of the cold start.
+    model_config = SettingsConfigDict(defer_build=True)
 
     @classmethod
     def name_of(cls, field: str) -> str:

@@ -119,7 +119,7 @@ OUTSIDE = table("""
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec telemetry wire
                           work
-    pydantic_settings:    agent_settings http_settings limit_settings setting settings
+    pydantic_settings:    agent_settings http_settings setting settings
     snapshot_restore_py:  lambda_environment
     starlette:            cors hosts lambda_events lambda_runtime main middleware problems routes
     strands:              agents.from_strands
