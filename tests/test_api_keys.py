@@ -3,6 +3,9 @@
 import hashlib
 import logging
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -207,3 +210,33 @@ def test_keys_are_long_and_never_alike() -> None:
 def test_what_cannot_be_a_principal_gets_no_key(arguments: list[str]) -> None:
     ended = run_app(*arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
+
+
+async def test_a_new_file_that_could_not_be_opened_is_read_as_soon_as_it_can_be(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process without a free descriptor, or a file whose rights are mended later, must not keep a key for ever."""
+    clock = Clock()
+    keys = ApiKeys({}, KeyFile(file, clock))
+    rewrite(file, pair("bob", OTHER))
+    with caplog.at_level(logging.DEBUG):
+        with no_free_descriptor():
+            for _ in range(3):
+                clock.advance(LOOK_S)
+                assert await outcome([bearer(KEY)], keys) == "alice"
+        clock.advance(LOOK_S)
+        assert await outcome([bearer(KEY)], keys) == "refused: unknown key"
+        clock.advance(LOOK_S)
+        assert await outcome([bearer(OTHER)], keys) == "bob"
+    assert [record.message for record in caplog.records] == ["API keys cannot be read again", "API keys read again"]
+
+
+@contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    """Let this process open nothing more within the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -71,7 +71,7 @@ class KeyFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._looked_at, self._stamp = clock(), self._now()
+        self._looked_at, self._stamp, self._unread = clock(), self._now(), False
         try:
             self._keys = self._read()
         except (OSError, ValueError):
@@ -88,14 +88,16 @@ class KeyFile:
 
     def _look(self) -> None:
         stamp = self._now()
-        if stamp == self._stamp:
+        changed, self._stamp = stamp != self._stamp, stamp
+        if not changed and not self._unread:
             return
-        self._stamp = stamp
         try:
-            self._keys = self._read()
+            self._keys, self._unread = self._read(), False
             log.info("API keys read again")
         except (OSError, ValueError) as exc:
-            log.error("API keys cannot be read again", extra={"reason": type(exc).__name__})  # noqa: TRY400 it may quote
+            self._unread = isinstance(exc, OSError)  # it may be readable in a moment, and no stamp changes with that
+            if changed:
+                log.error("API keys cannot be read again", extra={"reason": type(exc).__name__})  # noqa: TRY400 no text
 
     def _now(self) -> tuple[int, int, int] | None:
         """Return what changes with the file; a mounted secret is replaced by another file of the same name."""
