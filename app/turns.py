@@ -80,10 +80,17 @@ class TurnService:
         slot = await self._limits.take_slot(request.key.principal, request.deadline - _now() + LEASE_MARGIN_S)
         try:
             yield
-        finally:
+        except BaseException:
             running.settle()
-            if slot:
-                await self._release(request, slot)
+            await self._give_back(request, slot)
+            raise
+        running.settle()
+        with suppress(asyncio.CancelledError):  # the turn is stored, whatever stops it now; its slot ends by its lease
+            await self._give_back(request, slot)
+
+    async def _give_back(self, request: TurnRequest, slot: Claim | None) -> None:
+        if slot:
+            await self._release(request, slot)
 
     async def _take(self, request: TurnRequest, running: RunningTurn, report: Report) -> Turn:
         """Return the turn, stored now or before."""

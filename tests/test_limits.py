@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import sys
 import time
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 
 from app import turn_log
+from app.agents import OpenTurn
 from app.agents.echo import echo
 from app.auth import ANONYMOUS
 from app.config import Settings
@@ -25,6 +27,7 @@ from app.events import TurnDone
 from app.limits import BUSY_RETRY_S, RATE, SLOTS, PrincipalLimits
 from app.sessions import SessionKey, TurnItem
 from app.sessions.claims import Claims
+from app.telemetry import FACTS
 from app.turns import TurnRequest, TurnService
 from tests import agents
 from tests.chaos.agents import GATE, runs
@@ -318,6 +321,35 @@ async def test_a_slot_that_is_being_given_back_is_not_stopped_in_it() -> None:
     store.gate.set()
     await turn.settled()
     assert list(await store.newest(HELD, 2)) == []
+
+
+async def test_a_stored_turn_is_acknowledged_though_it_is_stopped_while_its_slot_is_given_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As at the end of the grace, or of the turn's time: its caller must not be told that nothing is stored."""
+    store, seen = SlowRelease(), list[object]()
+    limits = PrincipalLimits(Claims(store, 20, 3600), None, 1)
+    request = TurnRequest(SessionKey(ANONYMOUS, "s"), "hello", None, 0.0, asyncio.get_running_loop().time() + LIMIT_S)
+    with caplog.at_level(logging.INFO, "app.turn_log"):
+        turn = TurnService(limits.claims, echo, 1, turn_log.write, limits).start(request)
+        await store.begun.wait()
+        turn.stop(ShuttingDown(), even_storing=True)
+        async for batch in turn.batches(LIMIT_S):
+            seen.extend(batch)
+    assert isinstance(seen[-1], TurnDone)
+    assert [vars(record)[FACTS]["stop_reason"] for record in caplog.records] == ["end_turn"]
+
+
+async def test_a_turn_that_ends_at_its_deadline_is_acknowledged_though_its_slot_is_not_taken_back(
+    settings: Settings,
+) -> None:
+    async def talkative(_: OpenTurn) -> AsyncIterator[str]:
+        yield "so far"
+        await asyncio.Event().wait()
+
+    async with warm(limited(settings, at_once=1), store=SlowRelease(), agent=talkative) as app:
+        answer = await app.chat("hello", x_request_timeout="0.2")
+    assert (answer.status, answer.json["stop_reason"]) == (200, "deadline")
 
 
 async def test_a_slot_that_cannot_be_given_back_delays_no_answer_beyond_a_second(settings: Settings) -> None:
