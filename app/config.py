@@ -24,6 +24,10 @@ OWN_PREFIXES = (
     "AUTH_API_",
     "AUTH_JWT_",
     "AUTH_PLATFORM_",
+    "RATE_LIMIT_",
+    "MAX_TURNS_",
+    "ALLOWED_HOST",
+    "CORS_ORIGIN",
 )  # a variable that starts so is ours, so an unknown one is a typing error
 # But for what Kubernetes sets in every pod beside a service called agent or agent-service.
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables

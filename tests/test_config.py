@@ -212,6 +212,10 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
         ({"SESSIONS_TABLE": "a b", "AWS_REGION": "r"}, "SESSIONS_TABLE must be a table name or ARN"),
         ({"AWS_ENDPOINT_URL_DYNAMODB": "here"}, "AWS_ENDPOINT_URL_DYNAMODB must be an http or https URL"),
         ({"AGENT_MAX_STEP": "9"}, "AGENT_MAX_STEP is not a setting; the nearest is AGENT_MAX_STEPS"),
+        ({"ALLOWED_HOST": "a"}, "ALLOWED_HOST is not a setting; the nearest is ALLOWED_HOSTS"),
+        ({"CORS_ORIGIN": "https://a"}, "CORS_ORIGIN is not a setting; the nearest is CORS_ORIGINS"),
+        ({"MAX_TURNS_PER_USER": "1"}, "MAX_TURNS_PER_USER is not a setting; the nearest is MAX_TURNS_PER_PRINCIPAL"),
+        ({"RATE_LIMIT_PER_MIN": "9"}, "RATE_LIMIT_PER_MIN is not a setting; the nearest is RATE_LIMIT_PER_MINUTE"),
         (
             {"SESSION_TABLE": "t", "SESSIONS_TABEL": "t"},
             "SESSIONS_TABEL is not a setting; the nearest is SESSIONS_TABLE",
