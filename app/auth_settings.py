@@ -21,7 +21,10 @@ OF_A_WAY = {
 }
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ALGORITHM = r"((RS|PS|ES)(256|384|512)|EdDSA)"
-OTHERS_HEADERS = ("authorization", "x-api-key", "x-proxy-secret")
+OTHERS_HEADERS = (
+    *("authorization", "x-api-key", "x-proxy-secret", "x-request-id", "x-request-timeout", "idempotency-key"),
+    *("accept", "content-length", "content-type", "cookie", "host", "origin", "prefer", "traceparent"),
+)
 SECRET = re.compile(r"[!-+\--~]{24,}")  # visible ASCII without a comma
 
 

@@ -103,7 +103,7 @@ def test_a_whole_choice_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
                 PROXY | {"AUTH_PLATFORM_HEADER": each},
                 ["AUTH_PLATFORM_HEADER must be the name of a header", f"AUTH_PLATFORM_HEADER {NEEDED}"],
             )
-            for each in ("X_User", "X-User:", "Authorization", "x-proxy-secret", "X-API-Key")
+            for each in ("X_User", "X-User:", "Authorization", "x-proxy-secret", "X-API-Key", "Host", "X-Request-ID")
         ],
     ],
 )

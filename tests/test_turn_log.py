@@ -49,6 +49,13 @@ def ended(log: Log) -> tuple[str, str]:
     return line["level"], line.get("problem") or line["stop_reason"]
 
 
+async def test_who_is_refused_by_a_limit_again_and_again_does_not_fill_the_log(log: Log, settings: Settings) -> None:
+    async with warm(settings.model_copy(update={"rate_limit_per_minute": 1}), clock=lambda: 90.0) as app:
+        assert [(await app.chat("hello")).status for _ in range(2)] == [200, 429]
+    [admitted] = log.turns
+    assert admitted["stop_reason"] == "end_turn"
+
+
 async def test_a_line_tells_everything_of_a_turn(log: Log) -> None:
     async with talking(says("so", Call("weather", {"city": "Bonn"})), says("Sun!")) as talk:
         answer = await talk.ask(

@@ -108,6 +108,8 @@ class KeyFile:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self) -> dict[bytes, str]:
+        if not self._path.is_file():  # to open a pipe would wait for its writer
+            raise FileNotFoundError
         with self._path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
