@@ -65,7 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._timer and counted:  # the head has not ended
+        if self._timer and counted and not getattr(self.cycle, "more_body", False):  # the head has not ended
             self._head_bytes += len(data)
             if self._head_bytes > request_head.MAX_HEAD_BYTES:
                 self._refuse(HeadersTooLarge())

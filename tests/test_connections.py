@@ -1,5 +1,6 @@
 """Callers that do not speak HTTP, or not at a bearable pace, on real connections to the container server."""
 
+import re
 import socket
 import sys
 import time
@@ -158,3 +159,12 @@ def test_a_caller_that_takes_nothing_of_its_answers_is_cut_off(tmp_path: Path) -
         time.sleep(2 * 0.5)
         came = b"".join(iter(lambda: caller.recv(65_536), b""))
     assert came.count(b"HTTP/1.1 200 OK") < 10
+
+
+def test_the_rest_of_a_refused_body_is_no_head(running: Server) -> None:
+    """It gets no answer of its own, which a caller would take for that to its next request."""
+    head = b"POST /chat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 960000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", running.port), timeout=connections.HEAD_S) as caller:
+        caller.sendall(head + b"x" * 960_000 + REQUEST + b"Connection: close\r\n\r\n")
+        answers = b"".join(iter(lambda: caller.recv(65_536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"413", b"200"]
