@@ -98,13 +98,7 @@ def create_app(
     """
     store = store or _store(settings)
     agent = agent or _agent(settings)
-    lifecycle = Lifecycle(
-        max_turns=settings.max_concurrent_turns,
-        drain_delay_s=settings.drain_delay_s,
-        grace_s=settings.grace_s,
-        warm_in_call_s=WARM_IN_CALL_S if settings.frozen else 0.0,
-        store_fails_s=settings.readyz_store_fail_after_s,
-    )
+    lifecycle = _lifecycle(settings)
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     admission = PrincipalLimits(claims, settings.rate_limit_per_minute, settings.max_turns_per_principal)
     turns = TurnService(claims, agent, settings.max_steps, turn_log.write, admission)
@@ -139,6 +133,16 @@ def create_app(
     app.add_exception_handler(HTTPException, problems.http_error_handler(app.routes))
     app.add_exception_handler(RequestValidationError, problems.on_invalid_parameter)
     return app
+
+
+def _lifecycle(settings: config.Settings) -> Lifecycle:
+    return Lifecycle(
+        max_turns=settings.max_concurrent_turns,
+        drain_delay_s=settings.drain_delay_s,
+        grace_s=settings.grace_s,
+        warm_in_call_s=WARM_IN_CALL_S if settings.frozen else 0.0,
+        store_fails_s=settings.readyz_store_fail_after_s,
+    )
 
 
 def _store(settings: config.Settings) -> SessionStore:
