@@ -96,8 +96,12 @@ def sent(**headers: str | None) -> Headers:
 
 def requests() -> dict[str, Refused]:
     """Return requests that are refused, by what is wrong with them, and what they are told."""
+    return _bad_messages() | _bad_credentials() | _bad_paths()
+
+
+def _bad_messages() -> dict[str, Refused]:
+    """Return requests whose body, or what they want of it, is refused."""
     message = secret("message")
-    page = f"/sessions/{secret('path')}"
     return {
         "no JSON": ((400, "malformed-json"), "POST", "/chat", f'{{"message": "{message}'.encode(), {}),
         "list": ((422, "validation-failed"), "POST", "/chat", json.dumps([message]).encode(), {}),
@@ -124,6 +128,13 @@ def requests() -> dict[str, Refused]:
             (400, "invalid-idempotency-key"),
             *("POST", "/chat", chat_of(message), sent(idempotency_key=f"{secret('bad idempotency key')} x")),
         ),
+    }
+
+
+def _bad_credentials() -> dict[str, Refused]:
+    """Return requests of nobody who is known."""
+    message, page = secret("message"), f"/sessions/{secret('path')}"
+    return {
         "no credential": ((401, "unauthenticated"), "POST", "/chat", chat_of(message), {"authorization": None}),
         "wrong credential": (
             (401, "unauthenticated"),
@@ -141,6 +152,13 @@ def requests() -> dict[str, Refused]:
             (401, "unauthenticated"),
             *("GET", page, b"", sent(authorization=f"Bearer {token(sub=secret('subject'), kid=secret('kid'))}")),
         ),
+    }
+
+
+def _bad_paths() -> dict[str, Refused]:
+    """Return requests for what is not there, or cannot be."""
+    page = f"/sessions/{secret('path')}"
+    return {
         "no path": ((404, "not-found"), "GET", f"/{secret('path')}/{secret('rest of a path')}", b"", {}),
         "no session": ((404, "not-found"), "GET", page, b"", {}),
         "no method": ((405, "method-not-allowed"), "PUT", page, b"", {}),

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.documents import load, of_type, properties, variables
+from tests.deployment import callers
+from tests.deployment.documents import load, of_type, properties
 from tests.deployment.promises import DELETE, Document, Promises, Rule, is_noticed
 
 FUNCTION = {"Ref": "AgentFunction"}
@@ -36,26 +37,7 @@ def every_front_door_asks_for_iam_unless_a_parameter_says_otherwise(template: Do
     assert template["Conditions"]["IsOpenToEverybody"] == {"Fn::Equals": [{"Ref": "Auth"}, "NONE"]}
 
 
-@promises.broken_by(
-    ("AgentFunction.Properties.Environment.Variables.AUTH", "none"),
-    ("AgentFunction.Properties.Environment.Variables.AUTH_API_KEYS", DELETE),
-    ("Parameters.CallerKeys.Default", "me:0"),
-    ("Conditions.HasCallerKeys", {"Fn::Equals": [{"Ref": "CallerKeys"}, ""]}),
-    ("Conditions.IsOpenToEverybody", {"Fn::Equals": [{"Ref": "Auth"}, "AWS_IAM"]}),
-    ("Rules.OpenProductionNeedsCallerKeys.Assertions", []),
-    ("Rules.OpenProductionNeedsCallerKeys.RuleCondition", {"Fn::Equals": [{"Ref": "Environment"}, "production"]}),
-)
-def whom_iam_lets_in_is_the_principal_unless_callers_have_keys(template: Document) -> None:
-    told = variables(template)
-    way = {"Fn::If": ["HasCallerKeys", "api-key", {"Fn::If": ["IsOpenToEverybody", "none", "platform"]}]}
-    assert (told["AUTH"], told.get("AUTH_API_KEYS")) == (way, {"Ref": "CallerKeys"})
-    some = {"Fn::Not": [{"Fn::Equals": [{"Ref": "CallerKeys"}, ""]}]}
-    conditions, rule = template["Conditions"], template["Rules"]["OpenProductionNeedsCallerKeys"]
-    opened = {"Fn::Equals": [{"Ref": "Auth"}, "NONE"]}
-    assert (conditions["HasCallerKeys"], conditions["IsOpenToEverybody"]) == (some, opened)
-    assert template["Parameters"]["CallerKeys"]["Default"] == ""
-    assert rule["RuleCondition"] == {"Fn::And": [{"Fn::Equals": [{"Ref": "Environment"}, "production"]}, opened]}
-    assert [each["Assert"] for each in rule["Assertions"]] == [some]
+promises.broken_by(*callers.CHANGES)(callers.whom_iam_lets_in_is_the_principal_unless_callers_have_keys)
 
 
 @promises.broken_by(

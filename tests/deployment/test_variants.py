@@ -5,6 +5,7 @@ import re
 import pytest
 
 from app.web_function import LONGEST_S, MARGIN_S
+from tests.deployment import callers
 from tests.deployment.documents import OPERATIONS, ROOT, SETTINGS, load, of_type, properties, statements
 from tests.deployment.promises import DELETE, Document, Promises, Rule, is_noticed
 
@@ -142,26 +143,7 @@ def the_http_api_asks_for_iam_and_limits_its_rate(template: Document) -> None:
     assert properties(template, "HttpApiIntegration")["PayloadFormatVersion"] == "2.0"
 
 
-@of_zip.broken_by(
-    ("AgentFunction.Properties.Environment.Variables.AUTH", "none"),
-    ("AgentFunction.Properties.Environment.Variables.AUTH_API_KEYS", DELETE),
-    ("Parameters.CallerKeys.Default", "me:0"),
-    ("Conditions.HasCallerKeys", {"Fn::Equals": [{"Ref": "CallerKeys"}, ""]}),
-    ("Conditions.IsOpenToEverybody", {"Fn::Equals": [{"Ref": "Auth"}, "AWS_IAM"]}),
-    ("Rules.OpenProductionNeedsCallerKeys.Assertions", []),
-    ("Rules.OpenProductionNeedsCallerKeys.RuleCondition", {"Fn::Equals": [{"Ref": "Environment"}, "production"]}),
-)
-def whom_iam_lets_in_is_the_principal_unless_callers_have_keys(template: Document) -> None:
-    told = environment(template)
-    way = {"Fn::If": ["HasCallerKeys", "api-key", {"Fn::If": ["IsOpenToEverybody", "none", "platform"]}]}
-    assert (told["AUTH"], told.get("AUTH_API_KEYS")) == (way, {"Ref": "CallerKeys"})
-    some = {"Fn::Not": [{"Fn::Equals": [{"Ref": "CallerKeys"}, ""]}]}
-    conditions, rule = template["Conditions"], template["Rules"]["OpenProductionNeedsCallerKeys"]
-    opened = {"Fn::Equals": [{"Ref": "Auth"}, "NONE"]}
-    assert (conditions["HasCallerKeys"], conditions["IsOpenToEverybody"]) == (some, opened)
-    assert template["Parameters"]["CallerKeys"]["Default"] == ""
-    assert rule["RuleCondition"] == {"Fn::And": [{"Fn::Equals": [{"Ref": "Environment"}, "production"]}, opened]}
-    assert [each["Assert"] for each in rule["Assertions"]] == [some]
+of_zip.broken_by(*callers.CHANGES)(callers.whom_iam_lets_in_is_the_principal_unless_callers_have_keys)
 
 
 @of_zip.broken_by(
