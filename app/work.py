@@ -18,7 +18,12 @@ DEEP, DEEP_END = b"[" * 8, b"]" * 8  # more than the stored turn wraps around wh
 
 @dataclass(slots=True)
 class Work:
-    """What an agent has done in a turn so far."""
+    """What an agent has done in a turn so far.
+
+    open_calls: tool calls without their results
+    tools_s:    seconds in which there was one, as far as they have passed
+    asked_at:   since when there is one, on the monotonic clock; None where there is none
+    """
 
     answer: list[str] = field(default_factory=list)
     tools: list[ToolCall | ToolResult] = field(default_factory=list)
@@ -27,6 +32,7 @@ class Work:
     usage: Usage = NO_USAGE
     chars: int = 0
     finished: bool = False
+    open_calls: int = 0
     tools_s: float = 0.0
     asked_at: float | None = None
 
@@ -75,13 +81,13 @@ class Work:
             raise AgentFailed(f"the agent yielded a {kind} with an id that does not fit")
         self._count(len(document))
         self.tools.append(event)
-        self._time_tools()
+        self._time_tools(event)
         return event
 
-    def _time_tools(self) -> None:
+    def _time_tools(self, event: ToolCall | ToolResult) -> None:
         """Let the time of tools run from the first call without a result to the last result."""
-        calls = sum(isinstance(tool, ToolCall) for tool in self.tools)
-        if calls == len(self.tools) - calls:
+        self.open_calls += 1 if isinstance(event, ToolCall) else -1
+        if not self.open_calls:
             self.stop_tools()
         elif self.asked_at is None:
             self.asked_at = time.monotonic()
