@@ -109,9 +109,8 @@ class Routes:
         `Idempotency-Key` makes a retry safe, `Prefer: wait=N` waits for a busy session, and `X-Request-Timeout` says
         after how many seconds nobody waits any more.
         """
-        principal = await self._caller.principal(
-            request
-        )  # first: whoever is refused learns nothing else, and costs nothing
+        # First: whoever is refused learns nothing else, and costs nothing.
+        principal = await self._caller.principal(request)
         await self._lifecycle.check_turn()
         stream = wire.wants_stream(",".join(request.headers.getlist("accept")))
         turn_request = await self._parse(request, principal)
