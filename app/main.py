@@ -1,6 +1,7 @@
 """The composition root: settings in, app out. The only module that knows every other."""
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -42,22 +43,26 @@ WARM_IN_CALL_S = 2.0  # how long one Lambda invocation may wait for a warm-up th
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def build() -> FastAPI:
-    """Return the app that the environment describes, with logging set up.
+def build(store: SessionStore | None = None, agent: Agent | None = None) -> FastAPI:
+    """Return the app that the environment describes, for a process that has no other, with logging set up.
+
+    `store` and `agent` replace what the environment names.
 
     Raises:
         ConfigurationError: it names every bad setting and no value.
     """
     telemetry.configure("INFO")  # until the settings are read: no exception's text may reach the log
     try:
-        settings, agent, problems = load()
+        settings, named, problems = load()
         if problems:
             raise ConfigurationError(problems)  # noqa: TRY301 one place logs them all
     except ConfigurationError as exc:
         log.critical("the settings are wrong", extra={"problems": exc.problems})
         raise
     telemetry.configure(settings.log_level)
-    return create_app(settings, agent=agent)
+    app = create_app(settings, store=store, agent=agent or named)
+    gc.freeze()  # what is loaded by now stays, and looking at it again and again was a quarter of an echo's CPU
+    return app
 
 
 def load() -> tuple[config.Settings, Agent | None, list[str]]:

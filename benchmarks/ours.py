@@ -7,10 +7,9 @@ from typing import Self
 
 from fastapi import FastAPI
 
-from app import config, telemetry
 from app.agents import Agent, OpenTurn
 from app.events import AgentEvent
-from app.main import build, create_app
+from app.main import build
 from app.sessions import SessionKey, SessionStart, TurnItem
 
 __all__ = ["build"]
@@ -79,9 +78,7 @@ async def waiting_tokens(_: OpenTurn) -> AsyncIterator[AgentEvent]:
 
 def in_memory(agent: Agent | None = None) -> FastAPI:
     """Return the app that the environment describes, on a store in memory."""
-    settings = config.load_valid()
-    telemetry.configure(settings.log_level)
-    return create_app(settings, store=MemoryStore(), agent=agent)
+    return build(MemoryStore(), agent)
 
 
 def streaming() -> FastAPI:

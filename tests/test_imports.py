@@ -209,6 +209,11 @@ def test_the_handler_collects_garbage_again_but_not_what_was_loaded(tmp_path: Pa
     assert printed(statement, tmp_path, LAMBDA).split()[-2:] == ["True", "True"]
 
 
+def test_a_server_does_not_look_again_at_what_was_loaded(tmp_path: Path) -> None:
+    statement = "from app import app; import gc; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    assert printed(statement, tmp_path, {}).split()[-2:] == ["True", "True"]
+
+
 def printed(program: str, folder: Path, environment: dict[str, str]) -> str:
     """Return what a new Python prints."""
     done = subprocess.run(
