@@ -1,9 +1,14 @@
-"""`python -m benchmarks.server FD MODULE:FACTORY`: an app under uvicorn, with the options of `python -m app`."""
+"""`python -m benchmarks.server FD MODULE:FACTORY`: an app under uvicorn, with the options of `python -m app`.
+
+The floors have uvicorn's own protocol; ours is part of what is measured.
+"""
 
 import socket
 import sys
 
 import uvicorn
+
+from app.connections import LimitedProtocol
 
 if __name__ == "__main__":
     _, descriptor, target = sys.argv
@@ -11,7 +16,7 @@ if __name__ == "__main__":
         target,
         factory=True,
         loop="uvloop",
-        http="httptools",
+        http=LimitedProtocol if target.startswith("benchmarks.ours:") else "httptools",
         ws="none",
         log_config=None,
         access_log=False,
