@@ -19,8 +19,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from tests.canaries import SENT, TOLD, found_in, secret
-from tests.canary_paths import AGENTS, Caller, events, models, raw, requests
-from tests.entry_points import Answer, server
+from tests.canary_paths import AGENTS, Caller, chat_of, events, models, raw, requests
+from tests.entry_points import Answer, http_api_event, server
 from tests.fake_model import FakeModel, in_thread
 from tests.faults import STORE_ATTEMPTS, Fault, Faults, Proxy
 from tests.issuer import Issuer, issuer, token
@@ -85,6 +85,11 @@ class Given:
         """The variables of one with an agent that fails, whose callers have tokens."""
         return {**self.settings, **self.issuer.settings, "AGENT": "tests.canaries:agent"}
 
+    @property
+    def behind_a_platform(self) -> dict[str, str]:
+        """The variables of one with an agent that fails, whose callers somebody else knows."""
+        return {**self.settings, "AUTH": "platform", "AGENT": "tests.canaries:agent"}
+
 
 @pytest.fixture
 def given() -> Iterator[Given]:
@@ -142,6 +147,10 @@ def test_no_failure_of_a_caller_a_model_or_the_store_tells_a_secret(given: Given
         for fault in (Fault.THROTTLED, Fault.BROKEN, Fault.RESET):
             given.faults.plan("newest", *[fault] * STORE_ATTEMPTS)
             assert shown(caller.chat("hello", secret("session"))) == (503, "store-unavailable")
+        given.faults.plan("newest", *[Fault.STALLED] * 99)
+        stalled = caller.chat("hello", secret("session"), x_request_timeout="1")
+        assert shown(stalled) == (503, "store-unavailable")
+        given.faults.end()
         given.model.script.clear()
         given.faults.plan("commit", *[Fault.BROKEN] * 99)
         lost = caller.chat("hello", secret("session of a lost turn"), x_request_timeout="1")
@@ -155,7 +164,7 @@ def test_no_failure_of_a_caller_a_model_or_the_store_tells_a_secret(given: Given
     assert found_in(out) == set()
     assert len(SENT - set(TOLD)) >= AT_LEAST
     lines = of_turns(log)
-    assert len(lines) == 2 * len(models()) + 7
+    assert len(lines) == 2 * len(models()) + 8
     assert all({"principal_hash", "session_hash"} <= set(line) for line in lines)
 
 
@@ -232,6 +241,59 @@ def test_no_refusal_of_what_is_no_request_tells_a_secret(given: Given, tmp_path:
         out = running.log.read_text() + kept + str(allowed.headers)
     assert (allowed.status_code, allowed.headers.get("access-control-allow-origin")) == (405, None)
     assert found_in(out) == set()
+
+
+def test_no_body_that_never_ends_tells_a_secret(given: Given, tmp_path: Path) -> None:
+    head = [
+        "POST /chat HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Authorization: Bearer {token(sub=secret('subject'))}",
+        "Content-Type: application/json",
+        "Content-Length: 1000",
+    ]
+    with server(CONTAINER, tmp_path, **given.of_an_agent) as running:
+        came = said(running.port, "\r\n".join([*head, "", ""]).encode() + chat_of(secret("message"))[:-1])
+        out = running.log.read_text() + came.decode("latin-1")
+    assert shown(read(came)) == (408, "request-timeout")
+    assert found_in(out) == set()
+
+
+def test_no_failure_behind_a_proxy_tells_a_secret(given: Given, tmp_path: Path) -> None:
+    settings = given.behind_a_platform | {
+        "AUTH_PLATFORM_HEADER": "X-User",
+        "AUTH_PLATFORM_SECRET": secret("AUTH_PLATFORM_SECRET"),
+    }
+    proxy = {"x_user": secret("user"), "x_proxy_secret": secret("AUTH_PLATFORM_SECRET")}
+    with server(CONTAINER, tmp_path, **settings) as running:
+        caller = Caller(str(running.http.base_url), secret("credential"))
+        assert shown(caller.chat("early", "s")) == (401, "unauthenticated")
+        several = proxy | {"x_user": f"{secret('user')}, x"}
+        assert shown(caller.chat("early", "s", **several)) == (401, "unauthenticated")
+        for way, (told, headers) in AGENTS.items():
+            assert (shown(caller.chat(way, secret(f"session of {way}"), **headers, **proxy)), way) == (told, way)
+        out = running.log.read_text() + "".join(caller.kept)
+    assert found_in(out) == set()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_no_failure_behind_an_authorizer_tells_a_secret(given: Given, tmp_path: Path, runtime: str) -> None:
+    kept: list[str] = []
+    with ENTRIES[runtime](tmp_path / "service", given.behind_a_platform) as (http, log):
+
+        def told(way: str, authorizer: object) -> str:
+            body = json.dumps({"message": f"{way} {secret('message')}", "session_id": secret("session")}).encode()
+            named = {"Host": "x.on.aws", "Content-Type": "application/json"}
+            event = http_api_event("POST", "/chat", body, named)
+            event["requestContext"]["authorizer"] = authorizer
+            kept.append(http.post(front_door.INVOKE, content=json.dumps(event).encode()).text)
+            return kept[-1]
+
+        assert "problem:unauthenticated" in told("early", {"jwt": {"claims": {"iss": secret("issuer's name")}}})
+        assert "problem:unauthenticated" in told("early", {"jwt": {"claims": {"sub": f"{secret('subject')}\n"}}})
+        assert "problem:agent-failed" in told("early", {"jwt": {"claims": {"sub": secret("subject")}}})
+        assert "problem:agent-failed" in told("group", {"iam": {"userArn": secret("user's ARN")}})
+        out = log.read_text()
+    assert found_in(out + "".join(kept)) == set()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
