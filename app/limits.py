@@ -15,6 +15,7 @@ from app.sessions import SessionKey, TurnItem
 from app.sessions.claims import Claim, Claims
 
 RATE, SLOTS = "~rate", "~slots"
+TURNS = "turns"
 WINDOW_S = 60
 KEEP_S = 3600  # after a window or a lease has ended, on whatever clock
 SLOT_ATTEMPTS = 10  # a hundred that take a hundred slots at once all have one after five to seven
@@ -45,7 +46,8 @@ class PrincipalLimits:
         window, passed_s = divmod(self.claims.clock(), WINDOW_S)
         ends_s = math.ceil(WINDOW_S - passed_s)
         expires = (int(window) + 1) * WINDOW_S + KEEP_S
-        used = await self.claims.store.count(SessionKey(principal, RATE), int(window), expires)
+        counted = await self.claims.store.add(SessionKey(principal, RATE), int(window), {TURNS: 1}, expires)
+        used = counted[TURNS] if counted else 0
         fields = self._fields(f'"turns";r={max(self.per_minute - used, 0)};t={ends_s}')
         if used > self.per_minute:
             raise RateLimited(ends_s, fields)

@@ -1,7 +1,7 @@
 """The service as it is, with a store that forgets and agents that only talk."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import islice
 from typing import Self
 
@@ -56,7 +56,19 @@ class MemoryStore:
     ) -> Sequence[SessionStart]:
         raise NotImplementedError
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        raise NotImplementedError
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
         raise NotImplementedError
 
     async def ping(self) -> None:

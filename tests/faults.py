@@ -7,7 +7,7 @@ around a store that has no wire.
 import asyncio
 import json
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -21,7 +21,7 @@ from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
 
 T = TypeVar("T")
 
-Operation: TypeAlias = Literal["newest", "claim", "commit", "release", "delete", "list", "count"]
+Operation: TypeAlias = Literal["newest", "claim", "commit", "release", "delete", "list", "add", "numbers"]
 STORE_ATTEMPTS = 3  # requests a store makes before it raises StoreUnavailable; `app.sessions.dynamodb.ATTEMPTS`
 
 
@@ -134,13 +134,27 @@ class FaultyStore:
     ) -> Sequence[SessionStart]:
         return await self._try("list", lambda: self._store.list_sessions(principal, limit, before))
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
-        return await self._try("count", lambda: self._store.count(key, window, expires))
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        return await self._try(
+            "add", lambda: self._store.add(key, window, amounts, expires, below=below, once=once), once=once
+        )
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        return await self._try("numbers", lambda: self._store.numbers(key, window))
 
     async def ping(self) -> None:
         await self._store.ping()
 
-    async def _try(self, operation: Operation, request: Callable[[], Awaitable[T]]) -> T:
+    async def _try(self, operation: Operation, request: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         for _ in range(STORE_ATTEMPTS):
             await asyncio.sleep(0)  # others may run before a request arrives, as they may on a network
             fault = self._faults.meet(operation).fault
@@ -150,6 +164,8 @@ class FaultyStore:
                 return answer
             if fault in APPLIED:
                 await request()
+            if once and fault is not Fault.THROTTLED:
+                break
         raise StoreUnavailable("a fault was injected")
 
 
@@ -209,7 +225,10 @@ def _problem(status: int, name: str) -> web.Response:
 def _operation(target: str, body: bytes) -> Operation:
     match target.rpartition(".")[2]:
         case "Query":
-            return "list" if "IndexName" in json.loads(body) else "newest"
+            query = json.loads(body)
+            if "turn = " in query["KeyConditionExpression"]:
+                return "numbers"
+            return "list" if "IndexName" in query else "newest"
         case "PutItem":
             return "commit" if "body" in json.loads(body)["Item"] else "claim"
         case "DeleteItem":
@@ -217,5 +236,5 @@ def _operation(target: str, body: bytes) -> Operation:
         case "BatchWriteItem":
             return "delete"
         case "UpdateItem":
-            return "count"
+            return "add"
     raise AssertionError(f"the design does not use {target}")

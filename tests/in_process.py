@@ -1,7 +1,7 @@
 """The app in this process and on the test's own event loop, with parts of the test's choosing."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import httpx2
@@ -46,9 +46,22 @@ class Outage(MemoryStore):
         self._ask("list_sessions")
         return await super().list_sessions(principal, limit, before)
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
-        self._ask("count")
-        return await super().count(key, window, expires)
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        self._ask("add")
+        return await super().add(key, window, amounts, expires, below=below, once=once)
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        self._ask("numbers")
+        return await super().numbers(key, window)
 
     async def ping(self) -> None:
         self._ask("ping")

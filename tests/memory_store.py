@@ -1,7 +1,7 @@
 """SessionStore in a dict: a fake for tests and measurements, held to the same conformance suite as the real ones."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from app.sessions import SessionKey, SessionStart, TurnItem
@@ -12,7 +12,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._sessions: dict[SessionKey, dict[int, TurnItem]] = {}
-        self._counters: Counter[tuple[SessionKey, int]] = Counter()
+        self._counters: dict[tuple[SessionKey, int], Counter[str]] = defaultdict(Counter)
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,9 +59,24 @@ class MemoryStore:
         found.sort(key=_place, reverse=True)
         return [each for each in found if before is None or _place(each) < _place(before)][:limit]
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:  # noqa: ARG002 nothing expires here
-        self._counters[key, window] += 1
-        return self._counters[key, window]
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,  # noqa: ARG002 nothing expires here
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,  # noqa: ARG002 nothing is tried again here
+    ) -> Mapping[str, int] | None:
+        held = self._counters[key, window]
+        if any(held[name] >= bound for name, bound in (below or {}).items()):
+            return None
+        held.update(amounts)
+        return {name: held[name] for name in amounts}
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        return dict(self._counters[key, window])
 
     async def ping(self) -> None:
         pass

@@ -101,8 +101,8 @@ MUTANTS = (
         (
             Edit(
                 dynamodb,
-                '"attribute_not_exists(pk)", Item=_dump(key, item)',
-                '"attribute_not_exists(pk) OR run = :run", item.run, Item=_dump(key, item)',
+                '"attribute_not_exists(pk)", Item=dump(key, item)',
+                '"attribute_not_exists(pk) OR run = :run", item.run, Item=dump(key, item)',
             ),
             Edit(sqlite, " ON CONFLICT DO NOTHING", f"{UPSERT} WHERE run = excluded.run"),
         ),
@@ -222,16 +222,16 @@ MUTANTS = (
         "a counter that does not count by one",
         test_port.test_a_counter_counts_every_call_once_whoever_counts_with_it,
         (
-            Edit(dynamodb, '":one": {"N": "1"}', '":one": {"N": "2"}'),
-            Edit(sqlite, "SET used = used + 1,", "SET used = 1,"),
+            Edit(dynamodb, '{f":{name}": amount for', '{f":{name}": amount + 1 for'),
+            Edit(sqlite, "SET value = value + excluded.value,", "SET value = excluded.value,"),
         ),
     ),
     Mutant(
         "one counter for all windows",
         lambda rig: test_port.test_another_counter_begins_by_itself(rig, test_port.COUNTER, 8),
         (
-            Edit(dynamodb, "Key=_key(key, window)", "Key=_key(key, 1)"),
-            Edit(sqlite, "(str(key), window,", "(str(key), 1,"),
+            Edit(dynamodb, '"Key": key_of(key, window)', '"Key": key_of(key, 1)'),
+            Edit(sqlite, "[(str(key), window,", "[(str(key), 1,"),
         ),
     ),
     Mutant(
@@ -240,13 +240,47 @@ MUTANTS = (
             rig, replace(test_port.COUNTER, principal="principal2"), 7
         ),
         (
-            Edit(dynamodb, "Key=_key(key, window)", 'Key=_key(SessionKey("p", "s"), window)'),
-            Edit(sqlite, "(str(key), window,", '("p/s", window,'),
+            Edit(dynamodb, '"Key": key_of(key, window)', '"Key": key_of(SessionKey("p", "s"), window)'),
+            Edit(sqlite, "[(str(key), window,", '[("p/s", window,'),
         ),
+    ),
+    Mutant(
+        "a bound that is passed",
+        test_port.test_of_a_crowd_that_adds_below_a_bound_exactly_those_that_fit_may,
+        (
+            Edit(dynamodb, "{name} < :most_{name}", "{name} <> :most_{name}"),
+            Edit(sqlite, "held.get(name, 0) >= bound", "held.get(name, 0) == bound"),
+        ),
+    ),
+    Mutant(
+        "a bound at which one more may",
+        lambda rig: test_port.test_what_has_reached_its_bound_takes_nothing_more(rig, {"taken_tokens": 5}),
+        (
+            Edit(dynamodb, "{name} < :most_{name}", "{name} <= :most_{name}"),
+            Edit(sqlite, "held.get(name, 0) >= bound", "held.get(name, 0) > bound"),
+        ),
+    ),
+    Mutant(
+        "one bound of several",
+        lambda rig: test_port.test_what_has_reached_its_bound_takes_nothing_more(rig, {"a": 9, "taken_tokens": 5}),
+        (
+            Edit(dynamodb, '" AND ".join(free)', '" OR ".join(free)'),
+            Edit(sqlite, "if any(held", "if all(held"),
+        ),
+    ),
+    Mutant(
+        "added once, sent again",
+        lambda rig: test_port.test_what_is_added_once_is_never_added_twice(rig, Fault.REPLY_LOST),
+        (Edit(dynamodb, "NOT_APPLIED if once else PASSING", "PASSING"),),
     ),
     Mutant(
         "eventually consistent read",
         test_wire.test_the_read_is_strongly_consistent,
-        (Edit(dynamodb, "ConsistentRead=True", "ConsistentRead=False"),),
+        (Edit(dynamodb, "ConsistentRead=True,\n            Limit", "ConsistentRead=False,\n            Limit"),),
+    ),
+    Mutant(
+        "eventually consistent numbers",
+        test_wire.test_numbers_are_one_strongly_consistent_query,
+        (Edit(dynamodb, "ConsistentRead=True,\n        )", "ConsistentRead=False,\n        )"),),
     ),
 )

@@ -63,7 +63,8 @@ RINGS = table("""
     auth.tokens:          auth auth.jwks errors
     auth.jwks:            errors
     auth.front_door:      auth errors
-    sessions.dynamodb:    errors sessions sessions.codec
+    sessions.dynamodb:    errors sessions sessions.items
+    sessions.items:       sessions sessions.codec
     sessions.credentials: errors
     sessions.sqlite:      errors sessions
     agents.claude:        agents agents.conversation agents.messages_api agents.prices agents.reply \

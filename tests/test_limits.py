@@ -123,7 +123,7 @@ async def test_without_limits_the_store_is_asked_what_it_always_was(settings: Se
 
 @pytest.mark.parametrize(
     ("per_minute", "at_once", "asked"),
-    [(9, None, ["count", "newest", "claim", "commit"]), (None, 9, ["newest", "claim"] * 2 + ["commit", "release"])],
+    [(9, None, ["add", "newest", "claim", "commit"]), (None, 9, ["newest", "claim"] * 2 + ["commit", "release"])],
     ids=["rate", "at once"],
 )
 async def test_a_limit_that_is_not_set_costs_nothing(
@@ -158,7 +158,7 @@ async def test_what_cannot_become_a_turn_is_not_counted(settings: Settings, stat
     assert store.asked == ["ping"]
 
 
-@pytest.mark.parametrize("call", ["count", "newest", "claim"])
+@pytest.mark.parametrize("call", ["add", "newest", "claim"])
 async def test_a_store_that_does_not_answer_admits_nobody(settings: Settings, call: str) -> None:
     async with warm(limited(settings, per_minute=9, at_once=9), store=Outage(call)) as app:
         answer = await app.chat("hello")
@@ -366,7 +366,7 @@ async def test_a_slot_that_cannot_be_given_back_delays_no_answer_beyond_a_second
 def counted(folder: Path) -> list[tuple[str, int]]:
     """Return the counters of the session file in this folder: whose and how far."""
     with closing(sqlite3.connect(folder / "sessions.db")) as file:
-        return list(file.execute("SELECT pk, used FROM counters"))
+        return list(file.execute("SELECT pk, value FROM numbers"))
 
 
 def ask(running: Any, n: int, **headers: str) -> Answer:
@@ -430,7 +430,7 @@ async def test_two_processes_on_one_table_count_together(tmp_path: Path) -> None
     async with replicas(tmp_path, RATE_LIMIT_PER_MINUTE="7") as (table, both, http):
         asked: list[Awaitable[Any]] = [chat(http, both[n % 2].url, f"s{n}", "hello") for n in range(60)]
         met = Counter(outcome.status for outcome in await asyncio.gather(*asked))
-        used = [int(item["used"]["N"]) for item in items(table, RATE)]
+        used = [int(item["turns"]["N"]) for item in items(table, RATE)]
     assert sum(used) == 60
     assert met == {200: sum(min(each, 7) for each in used), 429: sum(max(each - 7, 0) for each in used)}
 
@@ -441,7 +441,7 @@ def test_two_environments_of_lambda_on_one_table_count_together(tmp_path: Path) 
         variables = table.settings | {"RATE_LIMIT_PER_MINUTE": "2", "AWS_LAMBDA_FUNCTION_NAME": "f"}
         with handler(tmp_path, **variables) as one, handler(tmp_path, **variables) as other:
             met = Counter(each.request("POST", "/chat", body, head).status for _ in range(4) for each in (one, other))
-        used = [int(item["used"]["N"]) for item in items(table, RATE)]
+        used = [int(item["turns"]["N"]) for item in items(table, RATE)]
     assert sum(used) == 8
     assert met == {200: sum(min(each, 2) for each in used), 429: sum(max(each - 2, 0) for each in used)}
 

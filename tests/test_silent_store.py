@@ -1,7 +1,7 @@
 """A store that accepts a request and never answers it: every wait for it ends with the turn, and with the process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -45,9 +45,22 @@ class Silent(MemoryStore):
         await self._ask("release")
         await super().release(key, turn, run)
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
-        await self._ask("count")
-        return await super().count(key, window, expires)
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        await self._ask("add")
+        return await super().add(key, window, amounts, expires, below=below, once=once)
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        await self._ask("numbers")
+        return await super().numbers(key, window)
 
     async def ping(self) -> None:
         await self._ask("ping")

@@ -5,7 +5,7 @@ numbered 1, 2, 3 … without holes and only the newest can be open, so a claim o
 history up to n was complete when it was read. Clocks decide liveness only; `run`, the fencing token, decides safety.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -102,12 +102,29 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
-        """Add one to the counter of `key`, which is no session's, for `window` and return its new value, from 1 on.
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        """Add to named numbers of a counter, and return the new values of those.
 
-        Atomic: no two calls return the same value. Kept until `expires`, in epoch seconds, at least. A call that raised
-        may have counted, and one that a fault held up may have counted twice.
+        A counter belongs to a `key`, which is no session's, and a `window`; a number that it does not hold yet is 0. If
+        one that `below` names has reached its bound, which is above 0, nothing is changed and None returned. Atomic.
+        Kept until `expires`, in epoch seconds, at least.
+
+        A call that raised may have added, and one that a fault held up may have added twice; with `once` it never does,
+        because it is tried again only where it was surely not applied.
         """
+        ...
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        """Return the numbers of a counter; empty for one that never was. Sees every acknowledged `add`."""
         ...
 
     async def ping(self) -> None:

@@ -3,7 +3,8 @@
 The list of sessions comes from an index `begun`: `principal` (S, HASH), `created` (N, RANGE), projecting `expires`.
 Only first turns have these attributes, so it costs one write unit a session.
 
-A counter is an item of its own, `used` (N), in a partition that no session has: its window stands in `turn`.
+A counter is an item of its own in a partition that no session has: its window stands in `turn`, and beside `expires`
+all its attributes are its numbers.
 
 aiodynamo finds keys, signs and names errors; its client, whose import is a twentieth of a cold start, is not needed to
 send what is written out here, so that the conditions that carry the design can be read. No attribute name is a reserved
@@ -11,14 +12,13 @@ word (Developer Guide, "Reserved words").
 """
 
 import asyncio
-import base64
 import json
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiohttp
 from aiodynamo.credentials import Credentials, TooManyRetries
@@ -40,7 +40,7 @@ from yarl import URL
 
 from app.errors import StoreRefused, StoreUnavailable
 from app.sessions import SessionKey, SessionStart, TurnItem
-from app.sessions.codec import is_text
+from app.sessions.items import Attributes, dump, key_of, load, load_numbers
 
 T = TypeVar("T")
 
@@ -66,10 +66,17 @@ PASSING = (
     Throttled,
 )
 
+# What shows that a request was not applied: it was refused before anything was written, or never left.
+NOT_APPLIED = (
+    aiohttp.ClientConnectorError,
+    ExpiredToken,
+    NoCredentialsFound,
+    ProvisionedThroughputExceeded,
+    Throttled,
+)
+
 # How reading fails what some other server answers, or some other table holds.
 NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)
-
-Attributes: TypeAlias = dict[str, dict[str, str]]
 
 
 class DynamoDBStore:
@@ -111,27 +118,25 @@ class DynamoDBStore:
             ConsistentRead=True,
             Limit=limit,
         )
-        return _read(page, _load)
+        return _read(page, load)
 
     async def claim(self, key: SessionKey, item: TurnItem, dead_run: str | None = None) -> bool:
         if dead_run is None:
-            return await self._write("PutItem", "attribute_not_exists(pk)", Item=_dump(key, item))
-        return await self._write(
-            "PutItem", "run = :run AND attribute_not_exists(body)", dead_run, Item=_dump(key, item)
-        )
+            return await self._write("PutItem", "attribute_not_exists(pk)", Item=dump(key, item))
+        return await self._write("PutItem", "run = :run AND attribute_not_exists(body)", dead_run, Item=dump(key, item))
 
     async def commit(self, key: SessionKey, item: TurnItem) -> bool:
-        return await self._write("PutItem", "run = :run", item.run, Item=_dump(key, item))
+        return await self._write("PutItem", "run = :run", item.run, Item=dump(key, item))
 
     async def release(self, key: SessionKey, turn: int, run: str) -> None:
-        await self._write("DeleteItem", "run = :run AND attribute_not_exists(body)", run, Key=_key(key, turn))
+        await self._write("DeleteItem", "run = :run AND attribute_not_exists(body)", run, Key=key_of(key, turn))
 
     async def delete(self, key: SessionKey) -> None:
         for _ in range(ERASE_ROUNDS):
             items = await self.newest(key, BATCH_DELETES)
             if not items:
                 return
-            deletes = [{"DeleteRequest": {"Key": _key(key, item.turn)}} for item in items]
+            deletes = [{"DeleteRequest": {"Key": key_of(key, item.turn)}} for item in items]
             answer = await self._send("BatchWriteItem", RequestItems={self._table: deletes})
             if answer.get("UnprocessedItems"):  # the table throttles; they are found again by the next round
                 await asyncio.sleep(UNPROCESSED_PAUSE_S)
@@ -152,18 +157,46 @@ class DynamoDBStore:
         )
         return _read(page, _load_start)
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
-        answer = await self._send(
-            "UpdateItem",
-            Key=_key(key, window),
-            UpdateExpression="SET expires = :expires ADD used :one",
-            ExpressionAttributeValues={":expires": {"N": str(expires)}, ":one": {"N": "1"}},
-            ReturnValues="UPDATED_NEW",
-        )
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        below = below or {}
+        values = {":expires": expires} | {f":{name}": amount for name, amount in amounts.items()}
+        values |= {f":most_{name}": bound for name, bound in below.items()}
+        payload: dict[str, object] = {
+            "Key": key_of(key, window),
+            "UpdateExpression": "SET expires = :expires ADD " + ", ".join(f"{name} :{name}" for name in amounts),
+            "ExpressionAttributeValues": {name: {"N": str(value)} for name, value in values.items()},
+            "ReturnValues": "UPDATED_NEW",
+        }
+        if below:
+            free = [f"(attribute_not_exists({name}) OR {name} < :most_{name})" for name in below]
+            payload["ConditionExpression"] = " AND ".join(free)
         try:
-            return int(answer["Attributes"]["used"]["N"])
+            answer = await self._send("UpdateItem", NOT_APPLIED if once else PASSING, **payload)
+        except ConditionalCheckFailed:
+            return None
+        try:
+            return {name: int(answer["Attributes"][name]["N"]) for name in amounts}
         except NOT_OURS as exc:
             raise StoreUnavailable("DynamoDB UpdateItem answered something that is no counter") from exc
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        # A Query, which the role has anyway, in the place of a GetItem.
+        page = await self._send(
+            "Query",
+            KeyConditionExpression="pk = :pk AND turn = :window",
+            ExpressionAttributeValues={":pk": {"S": str(key)}, ":window": {"N": str(window)}},
+            ConsistentRead=True,
+        )
+        return next(iter(_read(page, load_numbers)), {})
 
     async def ping(self) -> None:
         # No session id is empty, so this partition is: half a read unit.
@@ -173,7 +206,7 @@ class DynamoDBStore:
             ExpressionAttributeValues={":pk": {"S": "/"}},
             Limit=1,
         )
-        _read(page, _load)
+        _read(page, load)
 
     async def _write(self, action: str, condition: str, run: str | None = None, **payload: object) -> bool:
         """Send a conditional write and return whether its condition held."""
@@ -185,13 +218,15 @@ class DynamoDBStore:
             return False
         return True
 
-    async def _send(self, action: str, **payload: object) -> Mapping[str, Any]:
-        """Send one request, up to ATTEMPTS times within a second, and return the answer."""
+    async def _send(
+        self, action: str, retried: tuple[type[Exception], ...] = PASSING, /, **payload: object
+    ) -> Mapping[str, Any]:
+        """Send one request, up to ATTEMPTS times within a second while it fails as `retried`; return the answer."""
         if action != "BatchWriteItem":  # which names its tables itself
             payload["TableName"] = self._table
         try:
             for attempt in range(ATTEMPTS - 1):
-                with suppress(*PASSING):
+                with suppress(*retried):
                     return await self._attempt(action, payload)
                 await asyncio.sleep(random.uniform(0, BACKOFF_S * 2**attempt))  # noqa: S311 jitter
             return await self._attempt(action, payload)
@@ -213,7 +248,7 @@ class DynamoDBStore:
         async with self._session.post(request.url, headers=request.headers, data=request.body) as response:
             body = await response.read()
         if response.status == HTTPStatus.OK:
-            answer: Mapping[str, Any] = json.loads(body)  # `_load` narrows it
+            answer: Mapping[str, Any] = json.loads(body)  # `load` narrows it
             return answer
         error = exception_from_response(response.status, body)
         if isinstance(error, ExpiredToken):
@@ -221,37 +256,15 @@ class DynamoDBStore:
         raise error
 
 
-def _key(key: SessionKey, turn: int) -> Attributes:
-    return {"pk": {"S": str(key)}, "turn": {"N": str(turn)}}
-
-
-def _dump(key: SessionKey, item: TurnItem) -> Attributes:
-    attributes = {
-        **_key(key, item.turn),
-        "run": {"S": item.run},
-        "req": {"S": item.req},
-        "expires": {"N": str(item.expires)},
-    }
-    if item.lease is not None:
-        attributes["lease"] = {"N": f"{item.lease:.3f}"}
-    if item.created is not None:
-        attributes |= {"principal": {"S": key.principal}, "created": {"N": f"{item.created:.3f}"}}
-    if item.body is not None:
-        attributes["body"] = (
-            {"S": item.body.decode()} if is_text(item.body) else {"B": base64.b64encode(item.body).decode()}
-        )
-    return attributes
-
-
 def _index_key(principal: str, start: SessionStart) -> Attributes:
     """Return where the index holds a session: what a page ended with."""
     created = {"principal": {"S": principal}, "created": {"N": f"{start.created:.3f}"}}
-    return _key(SessionKey(principal, start.session_id), 1) | created
+    return key_of(SessionKey(principal, start.session_id), 1) | created
 
 
-def _read(page: Mapping[str, Any], load: Callable[[Mapping[str, Mapping[str, str]]], T]) -> list[T]:
+def _read(page: Mapping[str, Any], read: Callable[[Mapping[str, Mapping[str, str]]], T]) -> list[T]:
     try:
-        return [load(item) for item in page["Items"]]
+        return [read(item) for item in page["Items"]]
     except NOT_OURS as exc:
         raise StoreUnavailable("DynamoDB Query answered something that is no session") from exc
 
@@ -261,18 +274,4 @@ def _load_start(attributes: Mapping[str, Mapping[str, str]]) -> SessionStart:
         session_id=attributes["pk"]["S"].rpartition("/")[2],
         created=float(attributes["created"]["N"]),
         expires=int(attributes["expires"]["N"]),
-    )
-
-
-def _load(attributes: Mapping[str, Mapping[str, str]]) -> TurnItem:
-    body = attributes.get("body", {})
-    lease, created = attributes.get("lease"), attributes.get("created")
-    return TurnItem(
-        turn=int(attributes["turn"]["N"]),
-        run=attributes["run"]["S"],
-        req=attributes["req"]["S"],
-        expires=int(attributes["expires"]["N"]),
-        lease=float(lease["N"]) if lease else None,
-        body=body["S"].encode() if "S" in body else base64.b64decode(body["B"]) if "B" in body else None,
-        created=float(created["N"]) if created else None,
     )

@@ -7,7 +7,7 @@ import asyncio
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
@@ -28,9 +28,9 @@ CREATE TABLE IF NOT EXISTS turns (
     expires INTEGER NOT NULL, lease REAL, body BLOB, created REAL,
     PRIMARY KEY (pk, turn)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counters (
-    pk TEXT NOT NULL, turn INTEGER NOT NULL, used INTEGER NOT NULL, expires INTEGER NOT NULL,
-    PRIMARY KEY (pk, turn)
+CREATE TABLE IF NOT EXISTS numbers (
+    pk TEXT NOT NULL, turn INTEGER NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, expires INTEGER NOT NULL,
+    PRIMARY KEY (pk, turn, name)
 ) WITHOUT ROWID;
 """
 INDEX = "CREATE INDEX IF NOT EXISTS begun ON turns (created, pk) WHERE created IS NOT NULL"
@@ -101,13 +101,35 @@ class SQLiteStore:
         values = (len(owner) + 1, len(owner), owner, len(owner) + 1, *last, limit)
         return await self._run(lambda db: [SessionStart(*row) for row in db.execute(query, values)])
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,  # noqa: ARG002 nothing is tried again here
+    ) -> Mapping[str, int] | None:
         statement = (
-            "INSERT INTO counters (pk, turn, used, expires) VALUES (?, ?, 1, ?)"
-            " ON CONFLICT DO UPDATE SET used = used + 1, expires = excluded.expires RETURNING used"
+            "INSERT INTO numbers (pk, turn, name, value, expires) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET value = value + excluded.value, expires = excluded.expires"
         )
-        [[used]] = await self._run(lambda db: db.execute(statement, (str(key), window, expires)).fetchall())
-        return int(used)
+        rows = [(str(key), window, name, amount, expires) for name, amount in amounts.items()]
+
+        def work(db: sqlite3.Connection) -> Mapping[str, int] | None:
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                held = _numbers(db, key, window)
+                if any(held.get(name, 0) >= bound for name, bound in (below or {}).items()):
+                    return None
+                db.executemany(statement, rows)
+            return {name: held.get(name, 0) + amount for name, amount in amounts.items()}
+
+        return await self._run(work)
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        return await self._run(lambda db: _numbers(db, key, window))
 
     async def ping(self) -> None:
         await self._run(lambda db: db.execute("SELECT 1 FROM turns LIMIT 1").fetchall())
@@ -141,6 +163,11 @@ class SQLiteStore:
             self._connection = None
 
 
+def _numbers(connection: sqlite3.Connection, key: SessionKey, window: int) -> dict[str, int]:
+    query = "SELECT name, value FROM numbers WHERE pk = ? AND turn = ?"
+    return dict(connection.execute(query, (str(key), window)).fetchall())
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     """Make the tables where they are missing, and forget what expired.
 
@@ -157,7 +184,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
             if not _is_busy(exc) or time.monotonic() > give_up:
                 raise
         time.sleep(BUSY_PAUSE_S)
-    for table in ("turns", "counters"):
+    for table in ("turns", "numbers"):
         connection.execute(f"DELETE FROM {table} WHERE expires < ?", (int(time.time()),))  # noqa: S608 constants
 
 

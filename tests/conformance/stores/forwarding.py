@@ -1,7 +1,7 @@
 """Stores that pass every call on, and step in where a race must happen."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
@@ -41,8 +41,20 @@ class Forwarding:
     ) -> Sequence[SessionStart]:
         return await self._store.list_sessions(principal, limit, before)
 
-    async def count(self, key: SessionKey, window: int, expires: int) -> int:
-        return await self._store.count(key, window, expires)
+    async def add(
+        self,
+        key: SessionKey,
+        window: int,
+        amounts: Mapping[str, int],
+        expires: int,
+        *,
+        below: Mapping[str, int] | None = None,
+        once: bool = False,
+    ) -> Mapping[str, int] | None:
+        return await self._store.add(key, window, amounts, expires, below=below, once=once)
+
+    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+        return await self._store.numbers(key, window)
 
     async def ping(self) -> None:
         await self._store.ping()

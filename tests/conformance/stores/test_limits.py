@@ -184,9 +184,9 @@ async def test_a_slot_that_may_have_been_taken_is_given_back(rig: Rig) -> None:
 
 
 async def test_a_count_whose_reply_was_lost_counts_twice_and_one_that_was_refused_once(rig: Rig) -> None:
-    rig.faults.plan("count", Fault.REPLY_LOST)
+    rig.faults.plan("add", Fault.REPLY_LOST)
     assert (await limits(rig, per_minute=9).count(KEY.principal))["RateLimit"].startswith('"turns";r=7;')
-    rig.faults.plan("count", Fault.THROTTLED)
+    rig.faults.plan("add", Fault.THROTTLED)
     other = await limits(rig, per_minute=9).count("principal2")
     assert other["RateLimit"].startswith('"turns";r=8;')
 
@@ -200,9 +200,9 @@ async def test_a_limited_turn_is_four_calls_more_and_a_refused_one_one_or_two(wi
         await outcome(end(start(limited, req="key")))
         return wire_rig.faults.operations()
 
-    assert await calls() == ["count", "newest", "claim", "newest", "claim", "commit", "release"]
-    assert await calls() == ["count", "newest", "claim", "newest", "release"]  # a replay
+    assert await calls() == ["add", "newest", "claim", "newest", "claim", "commit", "release"]
+    assert await calls() == ["add", "newest", "claim", "newest", "release"]  # a replay
     await slot(limited)
-    assert await calls() == ["count", "newest"]  # too many run
-    assert await calls() == ["count"]  # too many began
+    assert await calls() == ["add", "newest"]  # too many run
+    assert await calls() == ["add"]  # too many began
     assert numbers(await wire_rig.items(SessionKey(KEY.principal, "s"))) == [1]

@@ -1,6 +1,7 @@
 """What a SessionStore promises by itself, call by call (`app.sessions.SessionStore`)."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from app.sessions.codec import MAX_BODY_BYTES
 from app.sessions.dynamodb import DynamoDBStore
 from app.sessions.sqlite import SQLiteStore
 from tests.conformance.stores.rig import KEY, Rig, numbers, together
-from tests.faults import seeded
+from tests.faults import APPLIED, SUDDEN, Fault, seeded
 from tests.servers import CREDENTIALS, REGION
 
 pytestmark = pytest.mark.anyio
 
 NOW = int(time.time())
 OPEN = TurnItem(turn=1, run="run", req="req", expires=NOW + 3600, lease=NOW + 30.5)
-COUNTER = SessionKey("principal", "~counter")
+COUNTER, EXPIRES = SessionKey("principal", "~counter"), NOW + 3600
 DONE = replace(OPEN, lease=None, body=b'{"message": "hello"}')
 
 
@@ -189,8 +190,8 @@ async def test_the_largest_body_fits_beside_the_longest_names(rig: Rig) -> None:
 
 async def test_a_counter_counts_every_call_once_whoever_counts_with_it(rig: Rig) -> None:
     stores = [await rig.replica() for _ in range(4)]
-    values = await together(*[stores[n % 4].count(COUNTER, 7, NOW + 3600) for n in range(rig.crowd)])
-    assert sorted(values) == list(range(1, rig.crowd + 1))
+    values = await together(*[stores[n % 4].add(COUNTER, 7, {"turns": 1}, EXPIRES) for n in range(rig.crowd)])
+    assert sorted(each["turns"] for each in values if each) == list(range(1, rig.crowd + 1))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +200,91 @@ async def test_a_counter_counts_every_call_once_whoever_counts_with_it(rig: Rig)
     ids=["window", "principal", "name"],
 )
 async def test_another_counter_begins_by_itself(rig: Rig, key: SessionKey, window: int) -> None:
-    assert [await rig.store.count(COUNTER, 7, NOW + 3600) for _ in range(3)] == [1, 2, 3]
-    assert await rig.store.count(key, window, NOW + 3600) == 1
-    assert await rig.store.count(COUNTER, 7, NOW + 3600) == 4
+    assert [await count(rig) for _ in range(3)] == [1, 2, 3]
+    assert await count(rig, key, window) == 1
+    assert await count(rig) == 4
+    assert [await rig.store.numbers(*each) for each in ((COUNTER, 7), (key, window))] == [{"turns": 4}, {"turns": 1}]
+
+
+async def count(rig: Rig, key: SessionKey = COUNTER, window: int = 7) -> int | None:
+    """Add one to a counter and return what it is now."""
+    counted = await rig.store.add(key, window, {"turns": 1}, EXPIRES)
+    return counted["turns"] if counted else None
+
+
+async def test_a_counter_has_numbers_of_many_names_and_any_sign(rig: Rig) -> None:
+    assert await rig.store.numbers(COUNTER, 7) == {}
+    assert await rig.store.add(COUNTER, 7, {"turns": 1, "taken_tokens": 10**12}, EXPIRES) == {
+        "turns": 1,
+        "taken_tokens": 10**12,
+    }
+    assert await rig.store.add(COUNTER, 7, {"taken_tokens": -(10**12) - 5, "microusd": 0}, EXPIRES) == {
+        "taken_tokens": -5,
+        "microusd": 0,
+    }
+    assert await rig.store.numbers(COUNTER, 7) == {"turns": 1, "taken_tokens": -5, "microusd": 0}
+
+
+async def test_another_replica_reads_the_numbers_at_once(rig: Rig) -> None:
+    other = await rig.replica()
+    for expected in range(1, 6):
+        await count(rig)
+        assert await other.numbers(COUNTER, 7) == {"turns": expected}
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"taken_tokens": 5}, {"taken_microusd": 7}, {"taken_tokens": 6, "taken_microusd": 1}], ids=str
+)
+async def test_what_has_reached_its_bound_takes_nothing_more(rig: Rig, bounds: dict[str, int]) -> None:
+    await rig.store.add(COUNTER, 7, {"taken_tokens": 5, "taken_microusd": 7}, EXPIRES)
+    amounts = {"taken_tokens": 1, "turns": 1}
+    assert await rig.store.add(COUNTER, 7, amounts, EXPIRES, below=bounds) is None
+    assert await rig.store.numbers(COUNTER, 7) == {"taken_tokens": 5, "taken_microusd": 7}
+
+
+async def test_what_is_below_its_bound_takes_more_however_much(rig: Rig) -> None:
+    assert await rig.store.add(COUNTER, 7, {"taken_tokens": 4}, EXPIRES, below={"taken_tokens": 5, "taken_microusd": 1})
+    assert await rig.store.add(COUNTER, 7, {"taken_tokens": 90}, EXPIRES, below={"taken_tokens": 5}) == {
+        "taken_tokens": 94
+    }
+    assert await rig.store.add(COUNTER, 7, {"taken_tokens": 90}, EXPIRES, below={"taken_tokens": 5}) is None
+    assert await rig.store.add(COUNTER, 7, {"taken_tokens": 1}, EXPIRES) == {"taken_tokens": 95}
+
+
+async def test_of_a_crowd_that_adds_below_a_bound_exactly_those_that_fit_may(rig: Rig) -> None:
+    stores = [await rig.replica() for _ in range(4)]
+    bound = 3 * (rig.crowd // 2) - 1  # reached by half of the crowd, at three each
+    added = await together(
+        *[
+            stores[n % 4].add(COUNTER, 7, {"taken_tokens": 3}, EXPIRES, below={"taken_tokens": bound})
+            for n in range(rig.crowd)
+        ]
+    )
+    assert sum(each is not None for each in added) == rig.crowd // 2
+    assert await rig.store.numbers(COUNTER, 7) == {"taken_tokens": 3 * (rig.crowd // 2)}
+
+
+@pytest.mark.parametrize("fault", SUDDEN, ids=lambda fault: fault.name)
+async def test_what_is_added_once_is_never_added_twice(rig: Rig, fault: Fault) -> None:
+    """It is tried again only where it was refused before anything was written."""
+    rig.faults.plan("add", fault)
+    sure = fault is Fault.THROTTLED
+    with nullcontext() if sure else pytest.raises(StoreUnavailable):
+        await rig.store.add(COUNTER, 7, {"turns": 1}, EXPIRES, once=True)
+    assert await rig.store.numbers(COUNTER, 7) == ({"turns": 1} if sure or fault in APPLIED else {})
+    assert rig.faults.operations().count("add") == 1 + sure
+
+
+@pytest.mark.parametrize("fault", SUDDEN, ids=lambda fault: fault.name)
+async def test_one_fault_on_an_add_is_not_noticed_though_it_may_have_added_twice(rig: Rig, fault: Fault) -> None:
+    rig.faults.plan("add", fault)
+    added = await rig.store.add(COUNTER, 7, {"turns": 1}, EXPIRES)
+    assert added == await rig.store.numbers(COUNTER, 7) == {"turns": 1 + (fault in APPLIED)}
 
 
 async def test_a_counter_changes_no_session_and_is_not_listed(rig: Rig) -> None:
     await store_turns(rig.store, 1)
-    await rig.store.count(COUNTER, 1, NOW + 3600)
+    await rig.store.add(COUNTER, 1, {"turns": 1}, EXPIRES)
     assert await rig.items() == [DONE]
     assert [each.session_id for each in await rig.store.list_sessions("principal", 10)] == []
 
@@ -224,7 +302,9 @@ def unreachable(request: pytest.FixtureRequest, tmp_path: Path) -> SessionStore:
     return DynamoDBStore("sessions", REGION, CREDENTIALS, "http://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("answer", [{}, {"Attributes": {}}, {"Attributes": {"used": {"S": "1"}}}, {"Attributes": None}])
+@pytest.mark.parametrize(
+    "answer", [{}, {"Attributes": {}}, {"Attributes": {"turns": {"S": "1"}}}, {"Attributes": None}]
+)
 async def test_a_count_that_is_no_number_is_no_answer(answer: dict[str, object]) -> None:
     async def respond(_: web.BaseRequest) -> web.Response:
         return web.json_response(answer)
@@ -238,7 +318,7 @@ async def test_a_count_that_is_no_number_is_no_answer(answer: dict[str, object])
             "sessions", REGION, CREDENTIALS, f"http://127.0.0.1:{runner.addresses[0][1]}"
         ) as store:
             with pytest.raises(StoreUnavailable):
-                await store.count(COUNTER, 7, NOW + 3600)
+                await store.add(COUNTER, 7, {"turns": 1}, EXPIRES)
     finally:
         await runner.cleanup()
 
@@ -251,7 +331,8 @@ async def test_an_unreachable_store_says_so_on_every_call(unreachable: SessionSt
             store.commit(KEY, DONE),
             store.release(KEY, 1, "run"),
             store.delete(KEY),
-            store.count(COUNTER, 7, NOW + 3600),
+            store.add(COUNTER, 7, {"turns": 1}, EXPIRES),
+            store.numbers(COUNTER, 7),
             store.ping(),
         ):
             with pytest.raises(StoreUnavailable):

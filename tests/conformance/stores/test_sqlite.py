@@ -50,18 +50,19 @@ async def test_opening_the_file_forgets_what_expired_and_nothing_else(path: Path
 async def test_a_counter_survives_a_restart_until_it_expires(path: Path) -> None:
     now = int(time.time())
     async with SQLiteStore(path) as store:
-        assert [await store.count(KEY, 1, now - 60), await store.count(KEY, 2, now + 60)] == [1, 1]
+        for window, expires in ((1, now - 60), (2, now + 60)):
+            await store.add(KEY, window, {"turns": 1, "microusd": 5}, expires)
     async with SQLiteStore(path) as store:
-        assert [await store.count(KEY, 1, now + 60), await store.count(KEY, 2, now + 60)] == [1, 2]
+        assert [await store.numbers(KEY, window) for window in (1, 2)] == [{}, {"turns": 1, "microusd": 5}]
 
 
 async def test_a_file_of_an_older_version_counts(path: Path) -> None:
     async with on_sqlite(path) as rig:
         turn = await take_turn(rig.claims())
     with closing(sqlite3.connect(path)) as old:
-        old.execute("DROP TABLE counters")
+        old.execute("DROP TABLE numbers")
     async with on_sqlite(path) as rig:
-        assert await rig.store.count(KEY, 1, int(time.time()) + 60) == 1
+        assert await rig.store.add(KEY, 1, {"turns": 1}, int(time.time()) + 60) == {"turns": 1}
         assert await rig.transcript() == [turn]
 
 

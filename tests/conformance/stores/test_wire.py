@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from app.sessions import SessionKey
 from tests.conformance.stores.rig import WINDOW, WireRig, numbers, take_turn
 from tests.faults import Call
 
@@ -56,3 +57,11 @@ async def test_the_read_is_strongly_consistent(wire_rig: WireRig) -> None:
     """No local server serves stale reads, so the suite could not miss this otherwise."""
     await take_turn(wire_rig.claims())
     assert json.loads(wire_rig.faults.calls[0].body)["ConsistentRead"] is True
+
+
+async def test_numbers_are_one_strongly_consistent_query(wire_rig: WireRig) -> None:
+    """And no GetItem, for which the role has no permission."""
+    await wire_rig.store.numbers(SessionKey("principal", "~counter"), 7)
+    [call] = wire_rig.faults.calls
+    assert call.operation == "numbers"
+    assert json.loads(call.body)["ConsistentRead"] is True
