@@ -9,7 +9,8 @@ from pydantic_settings import NoDecode
 from app.setting import Positive, SettingsPart, lower, one_line, setting, split, strip
 
 # What the agents obey that are made of a model here; any other agent would ignore a limit in silence.
-OF_A_MODEL = ("instructions", "instructions_file", "tools", "max_output_tokens", "max_tokens", "max_cost_usd", "prices")
+OF_A_MODEL = ("instructions", "instructions_file", "tools", "max_output_tokens", "prices")
+OF_USAGE = ("max_tokens", "max_cost_usd")  # hold for whatever agent tells its usage
 
 
 class AgentSettings(SettingsPart):
@@ -123,7 +124,8 @@ class AgentSettings(SettingsPart):
             problems.append("ANTHROPIC_API_KEY is required with AGENT=claude")
         if self.agent_model is None and self.agent_name == "pydantic-ai":
             problems.append("AGENT_MODEL is required with AGENT=pydantic-ai; name provider:model")
-        ignored: tuple[str, ...] = {"claude": (), "pydantic-ai": ("prices",)}.get(self.agent_name, OF_A_MODEL)
+        by_agent = {"claude": (), "pydantic-ai": ("prices",), "echo": OF_A_MODEL + OF_USAGE}
+        ignored: tuple[str, ...] = by_agent.get(self.agent_name, OF_A_MODEL)
         problems += [f"{name} has no effect on this agent" for name in self.names_set(ignored)]
         if self.instructions and self.instructions_file:
             problems.append("AGENT_INSTRUCTIONS and AGENT_INSTRUCTIONS_FILE exclude each other")

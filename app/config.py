@@ -26,6 +26,8 @@ OWN_PREFIXES = (
     "AUTH_PLATFORM_",
     "RATE_LIMIT_",
     "MAX_TURNS_",
+    "SESSION_MAX_",
+    "DAILY_MAX_",
     "ALLOWED_HOST",
     "CORS_ORIGIN",
 )  # a variable that starts so is ours, so an unknown one is a typing error

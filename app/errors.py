@@ -23,6 +23,8 @@
     ├── Unauthenticated           no credential, or none that is good
     ├── AuthUnavailable           what credentials are checked with cannot be had
     ├── RateLimited               the principal has begun, or runs, as many turns as it may
+    ├── QuotaExceeded             a budget of the principal or of the session is used up
+    ├── UsageNotCounted           without a budget of the day nobody counts
     ├── SessionNotFound           absent, or another principal's
     ├── SessionConflict           somebody else holds the session; try again
     │   ├── SessionBusy           another turn is running
@@ -166,6 +168,18 @@ class RateLimited(ServiceError):
         super().__init__("a limit of the principal is used up")
         self.retry_after_s = retry_after_s
         self.fields = fields or {}
+
+
+class QuotaExceeded(ServiceError):
+    """All of a budget is used, or set aside for turns that run. `retry_after_s` is None where it never comes back."""
+
+    def __init__(self, retry_after_s: int | None = None) -> None:
+        super().__init__("a budget is used up")
+        self.retry_after_s = retry_after_s
+
+
+class UsageNotCounted(ServiceError):
+    """What a principal uses in a day is counted only where a budget of the day is set."""
 
 
 class SessionNotFound(ServiceError):

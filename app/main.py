@@ -18,6 +18,7 @@ from app import config, problems, telemetry, turn_log
 from app.agents import Agent, loader
 from app.auth import Authenticator
 from app.auth import loader as auth_loader
+from app.budgets import Budgets, Limit
 from app.caller import Caller
 from app.clients import Clients
 from app.cors import Cors
@@ -31,6 +32,7 @@ from app.session_routes import SessionRoutes
 from app.sessions import SessionStore
 from app.sessions.claims import Claims
 from app.turns import TurnService
+from app.usage_routes import UsageRoutes
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +108,8 @@ def create_app(
     lifecycle = _lifecycle(settings)
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     admission = PrincipalLimits(claims, settings.rate_limit_per_minute, settings.max_turns_per_principal)
-    turns = TurnService(claims, agent, settings.max_steps, turn_log.write, admission)
+    budgets = _budgets(settings, claims)
+    turns = TurnService(claims, agent, settings.max_steps, turn_log.write, admission, budgets)
     authenticator = _authenticator(settings)
     caller = Caller(authenticator, settings.auth)
     clients = Clients(store, agent, authenticator)
@@ -131,6 +134,7 @@ def create_app(
     app.state.lifecycle, app.state.settings, app.state.clients = lifecycle, settings, clients
     Routes(lifecycle, turns, caller, limits).add_to(app.router)
     SessionRoutes(turns, store, caller, clock).add_to(app.router)
+    UsageRoutes(budgets, caller).add_to(app.router)
     if settings.allowed_hosts:
         app.add_middleware(AllowedHosts, names=settings.allowed_hosts)
     app.add_middleware(Shell, lifecycle=lifecycle, cors=Cors(settings.cors_origins) if settings.cors_origins else None)
@@ -147,6 +151,15 @@ def _lifecycle(settings: config.Settings) -> Lifecycle:
         grace_s=settings.grace_s,
         warm_in_call_s=WARM_IN_CALL_S if settings.frozen else 0.0,
         store_fails_s=settings.readyz_store_fail_after_s,
+    )
+
+
+def _budgets(settings: config.Settings, claims: Claims) -> Budgets:
+    return Budgets(
+        claims,
+        turn=Limit(settings.max_tokens, settings.max_cost_usd),
+        session=Limit(settings.session_max_tokens, settings.session_max_cost_usd),
+        day=Limit(settings.daily_max_tokens, settings.daily_max_cost_usd),
     )
 
 
@@ -186,8 +199,6 @@ def _agent(settings: config.Settings) -> Agent:
             _instructions(settings),
             settings.tools,
             output_tokens=settings.max_output_tokens,
-            tokens=settings.max_tokens,
-            usd=settings.max_cost_usd,
         )
     return loader.load(name)
 
@@ -207,7 +218,7 @@ def _claude(settings: config.Settings) -> Agent:
         model,
         instructions=_instructions(settings),
         toolbox=tools.load(settings.tools),
-        limits=claude.Limits(settings.max_output_tokens, settings.max_tokens, settings.max_cost_usd),
+        limits=claude.Limits(settings.max_output_tokens),
         price=price,
     )
 

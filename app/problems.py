@@ -51,23 +51,12 @@ class Kind:
 
 NOT_FOUND = Kind("not-found", 404, "Not found", "There is no such resource.")
 METHOD_NOT_ALLOWED = Kind(
-    "method-not-allowed",
-    405,
-    "Method not allowed",
-    "The Allow header names the methods of this resource.",
+    "method-not-allowed", 405, "Method not allowed", "The Allow header names the methods of this resource."
 )
 VALIDATION_FAILED = Kind(
-    "validation-failed",
-    422,
-    "Validation failed",
-    "The request does not fit the contract; `errors` says where.",
+    "validation-failed", 422, "Validation failed", "The request does not fit the contract; `errors` says where."
 )
-INTERNAL = Kind(
-    "internal",
-    500,
-    "Internal error",
-    "The service made an error. It has been logged under this id.",
-)
+INTERNAL = Kind("internal", 500, "Internal error", "The service made an error. It has been logged under this id.")
 STORE_UNAVAILABLE = Kind(
     "store-unavailable",
     503,
@@ -155,6 +144,12 @@ KINDS: dict[type[Exception], Kind] = {
     ),
     errors.RateLimited: Kind(
         "rate-limited", 429, "Rate limited", "You have begun, or run, as many turns as you may; RateLimit names which."
+    ),
+    errors.QuotaExceeded: Kind(
+        "quota-exceeded", 429, "Quota exceeded", "The tokens or dollars of this session or of your day are used up."
+    ),
+    errors.UsageNotCounted: Kind(
+        "usage-not-counted", 404, "Usage not counted", "No daily budget is set, so nothing is counted."
     ),
     errors.ResponseTooLarge: Kind(
         "response-too-large",

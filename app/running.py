@@ -83,7 +83,7 @@ class RunningTurn:
         self._agent_ended = loop.create_future()
         agent = loop.create_task(work)
         agent.add_done_callback(self._on_agent_done)
-        self._timers.append(loop.call_at(deadline, self._end_agent, "deadline"))
+        self._timers.append(loop.call_at(deadline, self.end_agent, "deadline"))
         try:
             cut = await self._agent_ended
             if agent.cancelled():
@@ -101,9 +101,10 @@ class RunningTurn:
     def _on_agent_done(self, agent: asyncio.Task[None]) -> None:
         if not agent.cancelled():
             agent.exception()  # read here, because an agent that was cut short is asked for nothing
-        self._end_agent(None)
+        self.end_agent(None)
 
-    def _end_agent(self, cut: Cut | None) -> None:
+    def end_agent(self, cut: Cut | None) -> None:
+        """End the agent with what was said, because of `cut`; None where it ended by itself. The first one counts."""
         if self._agent_ended and not self._agent_ended.done():
             self._agent_ended.set_result(cut)
 
@@ -140,7 +141,7 @@ class RunningTurn:
         """End the turn now, with what was said; what is being stored already is let through."""
         if self._agent_ended is None:
             self.stop(TurnCancelled())
-        self._end_agent("cancelled")
+        self.end_agent("cancelled")
 
     async def settled(self) -> None:
         """Return when the turn is stored or given back. Never raises for it."""

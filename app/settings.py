@@ -163,6 +163,7 @@ class Settings(HTTPSettings, LimitSettings, AuthSettings, AgentSettings):
         in_production = self.environment == "production"
         where = "in production" if in_production else "on Lambda" if on_lambda else None
         problems = self.validate_agent(in_production=in_production)
+        problems += self.validate_limits()
         problems += self.validate_auth(in_production=in_production, has_events=self.frozen)
         if self.http_endpoint:
             timeout_s = self.timeout_s if "timeout_s" in self.model_fields_set else None

@@ -4,7 +4,7 @@ import hashlib
 import logging
 
 from app import telemetry
-from app.errors import RateLimited, StoreRefused
+from app.errors import QuotaExceeded, RateLimited, StoreRefused
 from app.problems import kind_of
 from app.report import Report
 
@@ -56,11 +56,11 @@ def hash_of(text: str) -> str:
 def _level(failure: BaseException | None) -> int:
     """Return error where somebody must look: it is no fault of the caller's, and trying again is no use.
 
-    What a limit of its principal refused was never run, and must not fill the log: whoever is refused comes again.
+    What a limit or a budget refused was never run, and must not fill the log: whoever is refused comes again.
     """
     if failure is None:
         return logging.INFO
-    if isinstance(failure, RateLimited):
+    if isinstance(failure, RateLimited | QuotaExceeded):
         return logging.DEBUG
     lasting = getattr(failure, "retry_after_s", None) is None or isinstance(failure, StoreRefused)
     return logging.ERROR if lasting and kind_of(failure).status >= SERVER_ERROR else logging.WARNING

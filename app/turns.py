@@ -10,9 +10,10 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from app.agents import Agent, OpenTurn
+from app.budgets import Budgets, Limit, Reservation
 from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S, RELEASE_MARGIN_S
 from app.errors import AgentFailed, DeadlineExceeded, LeaseLost, ServiceError, StoreUnavailable, TurnCancelled
-from app.events import Text, Turn, TurnDone, TurnStarted
+from app.events import AgentEvent, Text, ToolResult, Turn, TurnDone, TurnStarted, Usage
 from app.limits import PrincipalLimits
 from app.report import Report, Reporter
 from app.running import RunningTurn
@@ -40,19 +41,27 @@ class TurnRequest:
 
 
 class TurnService:
-    """Runs turns of `agent` on the sessions behind `claims`, as `limits` admit them. Holds no state of a turn.
+    """Runs turns of `agent` on the sessions behind `claims`, as `limits` and `budgets` admit them. Holds none's state.
 
     report: told of every turn once, when it has ended and before its caller hears of that, in the context of its start
     """
 
     def __init__(
-        self, claims: Claims, agent: Agent, max_steps: int, report: Reporter, limits: PrincipalLimits | None = None
+        self,
+        claims: Claims,
+        agent: Agent,
+        max_steps: int,
+        report: Reporter,
+        limits: PrincipalLimits | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._claims = claims
         self._agent = agent
         self._max_steps = max_steps
         self._report = report
         self._limits = limits or PrincipalLimits(claims, None, None)
+        self._budgets = budgets or Budgets(claims)
+        self._keeps_budget = bool(getattr(agent, "keeps_budget", False))
 
     def start(self, request: TurnRequest, *, streamed: bool = False) -> RunningTurn:
         """Start the turn as a task of its own and return it. `streamed` is only reported."""
@@ -68,31 +77,39 @@ class TurnService:
         if request.deadline <= _now():
             raise DeadlineExceeded
         running.end_at(request.deadline + COMMIT_MARGIN_S)
-        async with self._admitted(request, running):
-            turn = await self._take(request, running, report)
+        reservation = Reservation(self._budgets, request.key)
+        async with self._admitted(request, running, reservation, report):
+            turn = await self._take(request, running, report, reservation)
         report.stop_reason = turn.stop_reason
         running.emit(TurnDone(request.key.session_id, turn))
 
     @asynccontextmanager
-    async def _admitted(self, request: TurnRequest, running: RunningTurn) -> AsyncIterator[None]:
-        """Let the turn begin if its principal's limits do, and hold a slot of them until it is stored or given back."""
+    async def _admitted(
+        self, request: TurnRequest, running: RunningTurn, reservation: Reservation, report: Report
+    ) -> AsyncIterator[None]:
+        """Let the turn begin if its principal's limits do; in the end settle what it reserved and free its slot."""
         running.fields = await self._limits.count(request.key.principal)
         slot = await self._limits.take_slot(request.key.principal, request.deadline - _now() + LEASE_MARGIN_S)
         try:
             yield
         except BaseException:
             running.settle()
-            await self._give_back(request, slot)
+            await self._give_back(request, slot, reservation, report)
             raise
         running.settle()
         with suppress(asyncio.CancelledError):  # the turn is stored, whatever stops it now; its slot ends by its lease
-            await self._give_back(request, slot)
+            await self._give_back(request, slot, reservation, report)
 
-    async def _give_back(self, request: TurnRequest, slot: Claim | None) -> None:
+    async def _give_back(
+        self, request: TurnRequest, slot: Claim | None, reservation: Reservation, report: Report
+    ) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_release_s(request)):
+                await reservation.settle(report.usage)
         if slot:
             await self._release(request, slot)
 
-    async def _take(self, request: TurnRequest, running: RunningTurn, report: Report) -> Turn:
+    async def _take(self, request: TurnRequest, running: RunningTurn, report: Report, reservation: Reservation) -> Turn:
         """Return the turn, stored now or before."""
         left_s = request.deadline - _now()
         claim = await self._claims.claim_or_wait(
@@ -107,16 +124,17 @@ class TurnService:
             report.number, report.replayed = claim.number, True
             return claim
         report.number = claim.item.turn
-        running.emit(TurnStarted(request.key.session_id, claim.item.turn))
-        return await self._answer_and_commit(request, claim, running, report)
+        return await self._answer_and_commit(request, claim, running, report, reservation)
 
     async def _answer_and_commit(
-        self, request: TurnRequest, claim: Claim, running: RunningTurn, report: Report
+        self, request: TurnRequest, claim: Claim, running: RunningTurn, report: Report, reservation: Reservation
     ) -> Turn:
         running.watch(lambda: self._look(claim, running))
         try:
+            await reservation.reserve()
+            running.emit(TurnStarted(request.key.session_id, claim.item.turn))
             report.begin("agent")
-            turn = await self._answer(request, claim, running, report)
+            turn = await self._answer(request, claim, running, report, reservation)
             report.begin("commit")
             running.settle()
             await self._claims.commit(claim, turn, request.deadline + COMMIT_MARGIN_S - _now())
@@ -125,7 +143,7 @@ class TurnService:
             running.settle()
             await self._release(request, claim)
             raise
-        report.begin("release")  # of the slot, where there is one
+        report.begin("release")  # of the slot and of what was reserved, where there is something
         return turn
 
     async def _look(self, claim: Claim, running: RunningTurn) -> None:
@@ -146,31 +164,38 @@ class TurnService:
         return await self._claims.cancel(key, give_up)
 
     async def _release(self, request: TurnRequest, claim: Claim) -> None:
-        limit_s = min(request.deadline + RELEASE_MARGIN_S - _now(), RELEASE_S)
+        limit_s = _release_s(request)
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._claims.release(claim, limit_s)
 
-    async def _answer(self, request: TurnRequest, claim: Claim, running: RunningTurn, report: Report) -> Turn:
-        """Run the agent to its end, to the deadline or until it is cancelled, and return the turn it made."""
+    async def _answer(
+        self, request: TurnRequest, claim: Claim, running: RunningTurn, report: Report, reservation: Reservation
+    ) -> Turn:
+        """Run the agent to its end, to a limit, to the deadline or until it is cancelled; return the turn it made."""
         work = report.work = Work()
+        opened = self._open(request, claim, reservation.limit)
         try:
-            cut = await running.run_agent(self._follow(self._open(request, claim), work, running), request.deadline)
+            cut = await running.run_agent(self._follow(opened, work, running, reservation), request.deadline)
         finally:
             work.stop_tools()
         if cut or work.reason == "deadline":  # an agent that knows its deadline ends by itself in time
             work.cut(cut or "deadline")
         return work.finish(claim.item.turn, request.message)
 
-    async def _follow(self, turn: OpenTurn, work: Work, running: RunningTurn) -> None:
+    async def _follow(self, turn: OpenTurn, work: Work, running: RunningTurn, reservation: Reservation) -> None:
         count = 0
         try:
             async with aclosing(self._agent(turn)) as events:  # type: ignore[type-var]  # `load` saw an async generator
                 async for event in events:
                     if work.finished:  # this agent was left behind
                         return
+                    before = work.usage
                     if shown := work.take(event):
                         running.emit(shown)
+                    if not isinstance(event, str) and await self._has_used_up(event, before, work, reservation):
+                        running.end_agent("budget")
+                        return
                     count += 1
                     if count % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
@@ -179,7 +204,20 @@ class TurnService:
         except BaseException as exc:  # the agent is the user's code: one of the two edges where anything may come
             raise AgentFailed(f"the agent raised {type(exc).__name__}") from exc
 
-    def _open(self, request: TurnRequest, claim: Claim) -> OpenTurn:
+    async def _has_used_up(self, event: AgentEvent, before: Usage, work: Work, reservation: Reservation) -> bool:
+        """Return whether a step has ended with this event, in a turn that has used what it may.
+
+        A step ends with the last result that its tools owe, or at the latest with the usage of the next one.
+        """
+        if work.usage is not before:
+            await reservation.grow(work.usage)
+        if self._keeps_budget:
+            return False
+        if isinstance(event, Usage):
+            return event.steps > before.steps and reservation.limit.is_reached(before)
+        return isinstance(event, ToolResult) and not work.open_calls and reservation.limit.is_reached(work.usage)
+
+    def _open(self, request: TurnRequest, claim: Claim, limit: Limit) -> OpenTurn:
         return OpenTurn(
             message=request.message,
             history=claim.history,
@@ -190,6 +228,8 @@ class TurnService:
             principal=request.key.principal,
             max_steps=self._max_steps,
             deadline=request.deadline,
+            max_tokens=limit.tokens,
+            max_usd=limit.usd,
         )
 
 
@@ -199,6 +239,11 @@ def _replay(key: SessionKey, turn: Turn, running: RunningTurn) -> None:
         running.emit(tool)
     if turn.answer:
         running.emit(Text(turn.answer))
+
+
+def _release_s(request: TurnRequest) -> float:
+    """Return how long something may take to be given back, before the caller is told."""
+    return min(request.deadline + RELEASE_MARGIN_S - _now(), RELEASE_S)
 
 
 def _now() -> float:

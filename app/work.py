@@ -12,7 +12,7 @@ from app.events import NO_USAGE, AgentEvent, State, Stop, StopReason, Text, Tool
 
 # More fits into no item even when compressed; it also bounds what waits in memory for a slow reader.
 MAX_CHARS = 1_000_000
-Cut: TypeAlias = Literal["deadline", "cancelled"]  # what ends an agent that has not come to its own end
+Cut: TypeAlias = Literal["deadline", "cancelled", "budget"]  # what ends an agent that has not come to its own end
 DEEP, DEEP_END = b"[" * 8, b"]" * 8  # more than the stored turn wraps around what a tool was given or gave
 
 
@@ -104,12 +104,12 @@ class Work:
             raise ResponseTooLarge("what the agent said and did passed its limit")
 
     def cut(self, reason: Cut) -> None:
-        """End the turn with what was said and done until now.
+        """End the turn with what was said and done until now. What has been paid for is stored, also if it is nothing.
 
         Raises:
             DeadlineExceeded, TurnCancelled: that is nothing.
         """
-        if not self.answer and not self.tools:
+        if reason != "budget" and not self.answer and not self.tools:
             raise DeadlineExceeded if reason == "deadline" else TurnCancelled
         self.reason = reason
 

@@ -14,6 +14,7 @@ from tests.entry_points import environment
 
 CANARY = "canary-7f3a"
 PRODUCTION = {"ENVIRONMENT": "production", "AUTH": "none", "SESSIONS_TABLE": "sessions", "AWS_REGION": "eu-central-1"}
+MODEL = {"ANTHROPIC_API_KEY": "k"}
 WEB_FUNCTION = {
     "AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:3000",
     "AGENT_TIMEOUT_S": "27",
@@ -192,7 +193,9 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
         ({"AGENT_PRICES": "2,-1"}, "AGENT_PRICES must be two numbers above 0, such as 2,10"),
         ({"ANTHROPIC_BASE_URL": "here"}, "ANTHROPIC_BASE_URL must be an http or https URL"),
         ({"AGENT": "echo", "AGENT_TOOLS": "mine:tools"}, "AGENT_TOOLS has no effect on this agent"),
-        ({"AGENT": "mine:agent", "AGENT_MAX_TOKENS": "9"}, "AGENT_MAX_TOKENS has no effect on this agent"),
+        ({"AGENT": "mine:agent", "AGENT_PRICES": "1,2"}, "AGENT_PRICES has no effect on this agent"),
+        ({"AGENT": "echo", "AGENT_MAX_TOKENS": "9"}, "AGENT_MAX_TOKENS has no effect on this agent"),
+        ({"AGENT": "echo", "AGENT_MAX_COST_USD": "9"}, "AGENT_MAX_COST_USD has no effect on this agent"),
         ({"AGENT_MODEL": "bedrock:x", "AGENT_PRICES": "1,2"}, "AGENT_PRICES has no effect on this agent"),
         ({"RATE_LIMIT_PER_MINUTE": "0"}, "RATE_LIMIT_PER_MINUTE must be a whole number from 1 to 100000"),
         ({"RATE_LIMIT_PER_MINUTE": "100001"}, "RATE_LIMIT_PER_MINUTE must be a whole number from 1 to 100000"),
@@ -204,6 +207,31 @@ def test_production_with_an_agent_of_its_own_needs_no_key(monkeypatch: pytest.Mo
         ({"MAX_TURNS_PER_PRINCIPAL": "101"}, "MAX_TURNS_PER_PRINCIPAL must be a whole number from 1 to 100"),
         ({"MAX_TURNS_PER_PRINCIPAL": "nan"}, "MAX_TURNS_PER_PRINCIPAL must be a whole number from 1 to 100"),
         ({"MAX_TURNS_PER_PRINCIPAL": "none"}, "MAX_TURNS_PER_PRINCIPAL must be a whole number from 1 to 100"),
+        *[
+            ({name: value}, f"{name} must be a whole number from 1 to 1000000000000")
+            for name in ("SESSION_MAX_TOKENS", "DAILY_MAX_TOKENS")
+            for value in ("0", "-1", "1.5", "1000000000001", "many")
+        ],
+        *[
+            ({name: value}, f"{name} must be a number above 0, at most 1000000")
+            for name in ("SESSION_MAX_COST_USD", "DAILY_MAX_COST_USD")
+            for value in ("0", "-1", "inf", "nan", "1000001", "$5")
+        ],
+        *[
+            (MODEL | {name: "5"}, f"{needed} is required with {name}; it is what a running turn sets aside")
+            for name, needed in (
+                ("SESSION_MAX_TOKENS", "AGENT_MAX_TOKENS"),
+                ("DAILY_MAX_TOKENS", "AGENT_MAX_TOKENS"),
+                ("SESSION_MAX_COST_USD", "AGENT_MAX_COST_USD"),
+                ("DAILY_MAX_COST_USD", "AGENT_MAX_COST_USD"),
+            )
+        ],
+        (
+            MODEL | {"AGENT_MAX_COST_USD": "5", "DAILY_MAX_TOKENS": "9"},
+            "AGENT_MAX_TOKENS is required with DAILY_MAX_TOKENS; it is what a running turn sets aside",
+        ),
+        ({"SESSION_MAX_TOKEN": "1"}, "SESSION_MAX_TOKEN is not a setting; the nearest is SESSION_MAX_TOKENS"),
+        ({"DAILY_MAX_USD": "1"}, "DAILY_MAX_USD is not a setting; the nearest is DAILY_MAX_COST_USD"),
         ({"ON_DISCONNECT": "leave"}, "ON_DISCONNECT must be finish or stop"),
         (
             {"ANTHROPIC_API_KEY": "k", "AGENT_INSTRUCTIONS": "a", "AGENT_INSTRUCTIONS_FILE": "b"},
@@ -243,6 +271,13 @@ def test_the_key_and_the_model_choose_the_agent(
 ) -> None:
     assert problems(monkeypatch, **variables) == []
     assert config.load().redacted()["agent"] == agent
+
+
+@pytest.mark.parametrize("agent", [{"ANTHROPIC_API_KEY": "k"}, {"AGENT_MODEL": "bedrock:x"}, {"AGENT": "mine:agent"}])
+def test_budgets_suit_any_agent_that_tells_its_usage(monkeypatch: pytest.MonkeyPatch, agent: dict[str, str]) -> None:
+    turn = {"AGENT_MAX_TOKENS": "9", "AGENT_MAX_COST_USD": "0.5"}
+    more = {f"{each}_MAX_{what}": "7" for each in ("SESSION", "DAILY") for what in ("TOKENS", "COST_USD")}
+    assert problems(monkeypatch, **agent, **turn, **more) == []
 
 
 def test_production_with_a_model_of_another_provider_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

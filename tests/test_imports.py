@@ -38,9 +38,9 @@ RINGS = table("""
     __main__:             auth.api_keys connections errors main
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
-                          agents.prices agents.tools auth auth.loader caller clients config cors errors hosts \
+                          agents.prices agents.tools auth auth.loader budgets caller clients config cors errors hosts \
                           lifecycle limits middleware problems routes session_routes sessions sessions.claims \
-                          sessions.credentials sessions.dynamodb sessions.sqlite telemetry turn_log turns
+                          sessions.credentials sessions.dynamodb sessions.sqlite telemetry turn_log turns usage_routes
     config:               errors settings
     settings:             agent_settings auth_settings http_settings limit_settings setting web_function
     agent_settings:       setting
@@ -51,6 +51,7 @@ RINGS = table("""
     setting:
     clients:              errors
     web_function:
+    usage_routes:         budgets caller problems
     session_routes:       caller deadline errors problems sessions sessions.claims sessions.codec turns wire
     routes:               caller deadline errors events lifecycle problems running sessions turns wire
     caller:               auth errors
@@ -87,8 +88,9 @@ RINGS = table("""
     strict_json:          errors
     problems:             errors telemetry
     lifecycle:            errors
-    turns:                agents deadline errors events limits report running sessions sessions.claims work
+    turns:                agents budgets deadline errors events limits report running sessions sessions.claims work
     limits:               errors sessions sessions.claims
+    budgets:              errors events sessions sessions.claims
     running:              errors events work
     report:               events sessions work
     work:                 errors events
@@ -109,14 +111,14 @@ OUTSIDE = table("""
     aiohttp:              agents.messages_api auth.jwks lambda_runtime sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app caller lambda_environment main problems routes session_routes
+    fastapi:              app caller lambda_environment main problems routes session_routes usage_routes
     httptools:            connections
     jwt:                  auth.jwks auth.tokens
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               lambda_events
     pydantic:             agent_settings agents.from_pydantic_ai agents.tools auth_settings config http_settings \
-                          problems session_routes setting settings wire
+                          problems session_routes setting settings usage_routes wire
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec telemetry wire
                           work

@@ -2,7 +2,6 @@
 
 import pytest
 
-from app.agents.claude import Limits
 from app.agents.prices import Price
 from tests.model_script import USAGE, Call, always_another_call, broken, says
 from tests.with_model import done, goes_on, talking
@@ -41,7 +40,7 @@ async def test_of_an_unknown_model_no_dollars_are_counted() -> None:
 
 @pytest.mark.parametrize(("limit", "calls"), [(1, 1), (105, 1), (106, 2), (210, 2), (211, 3)])
 async def test_the_token_budget_of_a_turn_ends_it(limit: int, calls: int) -> None:
-    async with talking(limits=Limits(1000, tokens=limit), max_steps=50) as talk:
+    async with talking(max_tokens=limit, max_steps=50) as talk:
         talk.model.otherwise = COSTLY
         assert done(await talk.ask())["stop_reason"] == "budget"
         assert len(talk.model.requests) == calls
@@ -50,24 +49,24 @@ async def test_the_token_budget_of_a_turn_ends_it(limit: int, calls: int) -> Non
 
 @pytest.mark.parametrize(("usd", "calls"), [(0.0001, 1), (0.00025, 1), (0.00026, 2), (0.0006, 3)])
 async def test_the_cost_budget_of_a_turn_ends_it(usd: float, calls: int) -> None:
-    async with talking(limits=Limits(1000, usd=usd), price=Price(2, 10, 0, 0), max_steps=50) as talk:
+    async with talking(max_cost_usd=usd, price=Price(2, 10, 0, 0), max_steps=50) as talk:
         talk.model.otherwise = COSTLY
         assert done(await talk.ask())["stop_reason"] == "budget"
         assert len(talk.model.requests) == calls
 
 
 async def test_what_is_left_of_the_budget_bounds_the_next_call() -> None:
-    async with talking(COSTLY, says("cut", stop_reason="max_tokens"), limits=Limits(1000, tokens=300)) as talk:
+    async with talking(COSTLY, says("cut", stop_reason="max_tokens"), max_tokens=300) as talk:
         assert (await talk.ask()).json["stop_reason"] == "budget"
         assert [request.body["max_tokens"] for request in talk.model.requests] == [300, 195]
 
 
 async def test_what_is_left_of_the_dollars_bounds_the_next_call() -> None:
-    async with talking(COSTLY, limits=Limits(1000, usd=0.001), price=Price(2, 10, 0, 0)) as talk:
+    async with talking(COSTLY, max_cost_usd=0.001, price=Price(2, 10, 0, 0)) as talk:
         await talk.ask()
         assert [request.body["max_tokens"] for request in talk.model.requests] == [100, 75]
 
 
 async def test_the_token_limit_of_one_call_is_no_budget() -> None:
-    async with talking(says("cut", stop_reason="max_tokens"), limits=Limits(1000, tokens=3000)) as talk:
+    async with talking(says("cut", stop_reason="max_tokens"), max_tokens=3000) as talk:
         assert (await talk.ask()).json["stop_reason"] == "max_tokens"

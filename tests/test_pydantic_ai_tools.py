@@ -40,10 +40,10 @@ async def test_a_tool_key_is_the_same_in_a_retry_and_no_other() -> None:
 
 
 async def test_the_budget_of_a_turn_ends_it() -> None:
-    agent = from_pydantic_ai.built_in("test", None, f"{__name__}:keyed", output_tokens=100, tokens=1)
+    agent = from_pydantic_ai.built_in("test", None, f"{__name__}:keyed", output_tokens=100)
     assert isinstance(agent, from_pydantic_ai.PydanticAI)
     assert agent.agent.model_settings == {"max_tokens": 100}
-    turn = OpenTurn("hello", [], b"", 1, "s", "p", 2, asyncio.get_running_loop().time() + 10)
+    turn = OpenTurn("hello", [], b"", 1, "s", "p", 2, asyncio.get_running_loop().time() + 10, max_tokens=1)
     with agent.agent.override(model=model_of(Script())):
         async with aclosing(agent(turn)) as events:  # type: ignore[type-var]  # it is a generator
             *_, last = [event async for event in events]

@@ -7,6 +7,9 @@
 It may also yield `ToolCall`, `ToolResult`, `State`, `Usage` and `Stop` (`app.events`). An agent that holds something
 open is an async context manager too: it is entered before the first turn and left after the last, on Lambda again after
 each long freeze, whose connections are dead.
+
+An agent that ends by itself at the turn's tokens and dollars says so with an attribute `keeps_budget`. Any other is
+ended by the service at the end of a step, if it yields `Usage`.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,6 +29,8 @@ class OpenTurn:
     max_steps: how many model calls the turn may make
     deadline:  the instant on the running event loop's clock by which the turn must have answered
     request:   the caller's idempotency key, or an id of this attempt where there is none
+
+    max_tokens, max_usd: what the turn may use: it takes no further step once one of them is reached; None for no limit
     """
 
     message: str
@@ -37,6 +42,8 @@ class OpenTurn:
     max_steps: int
     deadline: float
     request: str = ""
+    max_tokens: int | None = None
+    max_usd: float | None = None
 
 
 Agent: TypeAlias = Callable[[OpenTurn], AsyncIterator[AgentEvent]]

@@ -43,14 +43,11 @@ STOP_REASONS: Mapping[str | None, StopReason] = {
 class Limits:
     """What a turn may use.
 
-    output_tokens: of one model call
-    tokens, usd:   of the whole turn, input and output; None for no limit
+    output_tokens: of one model call; the turn itself says what all of them may use
     step_s:        what must be left of its time for a further model call
     """
 
     output_tokens: int
-    tokens: int | None = None
-    usd: float | None = None
     step_s: float = STEP_S
 
 
@@ -58,11 +55,14 @@ class Limits:
 class Talk:
     """A turn on its way: its own messages, what it used, what it asked of the tools, and why it ended.
 
+    max_tokens, max_usd: of the turn
     may_write: how many tokens the current model call was allowed
     room:      how many bytes of tool results the turn can still hold
     """
 
     messages: list[Message]
+    max_tokens: int | None
+    max_usd: float | None
     usage: Usage = field(default_factory=Usage)
     asked: list[object] = field(default_factory=list)
     call_ids: set[str] = field(default_factory=set)
@@ -81,6 +81,8 @@ class Talk:
 
 class Claude:
     """An agent that talks with one model and lets it call the tools of `toolbox`. Enter it before use."""
+
+    keeps_budget = True
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class Claude:
 
     async def __call__(self, turn: OpenTurn) -> AsyncIterator[AgentEvent]:
         """Yield text, tool calls and results as they come, then a state where the turn needs one, then why it ended."""
-        talk = Talk([conversation.question(turn.message)])
+        talk = Talk([conversation.question(turn.message)], turn.max_tokens, turn.max_usd)
         try:
             async with aclosing(self._steps(turn, talk)) as events:
                 async for event in events:
@@ -155,7 +157,7 @@ class Claude:
         self, history: Sequence[Message], talk: Talk, reply: Reply, deadline: float
     ) -> AsyncGenerator[AgentEvent, None]:
         """Make one model call and yield its words, and its usage when that is known."""
-        before, talk.may_write = talk.usage, self._may_write(talk.usage)
+        before, talk.may_write = talk.usage, self._may_write(talk)
         request = {**self._request, "max_tokens": talk.may_write, "messages": [*history, *talk.messages]}
         try:
             async with aclosing(self._api.stream(request, deadline)) as events:
@@ -187,23 +189,22 @@ class Claude:
 
     def _exhausted(self, talk: Talk, deadline: float) -> StopReason | None:
         """Return which limit leaves no room for another step, or None."""
-        used, limits = talk.usage, self._limits
-        if limits.tokens is not None and used.input_tokens + used.output_tokens >= limits.tokens:
+        used = talk.usage
+        if talk.max_tokens is not None and used.input_tokens + used.output_tokens >= talk.max_tokens:
             return "budget"
-        if limits.usd is not None and used.usd >= limits.usd:
+        if talk.max_usd is not None and used.usd >= talk.max_usd:
             return "budget"
-        if used.steps and asyncio.get_running_loop().time() + limits.step_s > deadline:
+        if used.steps and asyncio.get_running_loop().time() + self._limits.step_s > deadline:
             return "deadline"
         return None
 
-    def _may_write(self, used: Usage) -> int:
+    def _may_write(self, talk: Talk) -> int:
         """Return how many tokens the next model call may write under every limit."""
-        limits = self._limits
-        allowed = [limits.output_tokens]
-        if limits.tokens is not None:
-            allowed.append(limits.tokens - used.input_tokens - used.output_tokens)
-        if limits.usd is not None and self._price is not None:
-            allowed.append(int(self._price.tokens_for(limits.usd - used.usd)))
+        used, allowed = talk.usage, [self._limits.output_tokens]
+        if talk.max_tokens is not None:
+            allowed.append(talk.max_tokens - used.input_tokens - used.output_tokens)
+        if talk.max_usd is not None and self._price is not None:
+            allowed.append(int(self._price.tokens_for(talk.max_usd - used.usd)))
         return max(min(allowed), 1)
 
     def _reason(self, reply: Reply, talk: Talk) -> StopReason:

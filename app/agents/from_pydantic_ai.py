@@ -53,10 +53,10 @@ FAILURES: Sequence[tuple[type[exceptions.ModelAPIError], type[ModelFailed]]] = (
 class PydanticAI:
     """Serves one `Agent` to any number of turns at once. Entering it opens what the agent's toolsets hold open."""
 
-    def __init__(self, agent: pydantic_ai.Agent[Any, Any], tokens: int | None = None, usd: float | None = None) -> None:
+    keeps_budget = True
+
+    def __init__(self, agent: pydantic_ai.Agent[Any, Any]) -> None:
         self.agent = agent
-        self._tokens = tokens
-        self._usd = None if usd is None else Decimal(str(usd))
 
     async def __aenter__(self) -> Self:
         await self.agent.__aenter__()
@@ -72,7 +72,9 @@ class PydanticAI:
             message_history=[message for done in turn.history for message in _of_turn(done)],
             deps=turn if self.agent.deps_type is OpenTurn else None,
             usage_limits=UsageLimits(
-                request_limit=turn.max_steps, total_tokens_limit=self._tokens, cost_limit=self._usd
+                request_limit=turn.max_steps,
+                total_tokens_limit=turn.max_tokens,
+                cost_limit=None if turn.max_usd is None else Decimal(str(turn.max_usd)),
             ),
             capabilities=[ReinjectSystemPrompt()],  # a history that is not empty would have to hold it
             infer_name=False,
@@ -104,18 +106,11 @@ def adapt(found: object) -> Agent:
 
 
 def built_in(
-    model: str,
-    instructions: str | None,
-    tools_name: str | None,
-    *,
-    output_tokens: int | None = None,
-    tokens: int | None = None,
-    usd: float | None = None,
+    model: str, instructions: str | None, tools_name: str | None, *, output_tokens: int | None = None
 ) -> Agent:
     """Return an agent that talks with the model `provider:model` and calls the tools that `tools_name` lists.
 
     output_tokens: of one model call
-    tokens, usd:   of a turn; what the model's price is, pydantic-ai knows
 
     Raises:
         ConfigurationError: pydantic-ai does not know the model, or cannot reach it from here.
@@ -137,7 +132,7 @@ def built_in(
         raise ConfigurationError(
             ["AGENT_MODEL must be provider:model, of a provider that pydantic-ai knows and that is set up here"]
         ) from None
-    return PydanticAI(agent, tokens, usd)
+    return PydanticAI(agent)
 
 
 def _tool(toolbox: tools.Toolbox, definition: dict[str, Any]) -> pydantic_ai.Tool[OpenTurn]:
