@@ -149,12 +149,17 @@ async def test_a_file_that_is_written_in_place_is_read_again(file: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "alice:canary-7f3a", b"\xff\xfe", pair("bob", OTHER) + " " * MAX_FILE_BYTES],
-    ids=["empty", "no digest", "no text", "too long"],
+    ("text", "reason"),
+    [
+        ("", "ValueError"),
+        ("alice:canary-7f3a", "ValueError"),
+        (b"\xff\xfe", "UnicodeDecodeError"),
+        (pair("bob", OTHER).ljust(MAX_FILE_BYTES + 1), "ValueError"),
+    ],
+    ids=["empty", "no digest", "no text", "a byte too long"],
 )
 async def test_a_bad_new_file_changes_nothing_and_is_logged_once(
-    file: Path, text: str | bytes, caplog: pytest.LogCaptureFixture
+    file: Path, text: str | bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
     keys = ApiKeys({}, KeyFile(file, clock))
@@ -163,11 +168,25 @@ async def test_a_bad_new_file_changes_nothing_and_is_logged_once(
         for _ in range(5):
             clock.advance(LOOK_S)
             assert await outcome([bearer(KEY)], keys) == "alice"
-    assert [record.message for record in caplog.records] == ["API keys cannot be read again"]
+    [record] = caplog.records
+    assert (record.getMessage(), vars(record)["reason"]) == ("API keys cannot be read again", reason)
     assert "canary" not in caplog.text
     rewrite(file, pair("bob", OTHER))
     clock.advance(LOOK_S)
     assert await outcome([bearer(OTHER)], keys) == "bob"
+
+
+async def test_a_file_of_the_greatest_length_is_read_once_and_then_looked_at_only(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(pair("alice", KEY).ljust(MAX_FILE_BYTES))
+    clock = Clock()
+    keys = ApiKeys({}, KeyFile(file, clock))
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(3):
+            clock.advance(LOOK_S)
+            assert await outcome([bearer(KEY)], keys) == "alice"
+    assert caplog.records == []
 
 
 async def test_a_file_that_is_gone_changes_nothing(file: Path) -> None:
