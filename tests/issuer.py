@@ -39,6 +39,7 @@ KEYS = {
         published("ed", ED_KEY),
         published("weak", WEAK_RSA_KEY),
         published("enc", use="enc"),
+        {name: value for name, value in published("bare").items() if name != "use"},  # which RFC 7517 leaves open
         {"kty": "oct", "kid": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA"},
         {"kty": "??", "kid": "odd"},
         {"kty": "RSA", "kid": "broken", "n": "!", "e": []},

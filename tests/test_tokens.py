@@ -84,6 +84,7 @@ def signed(header: dict[str, Any]) -> str:
 GOOD: dict[str, Callable[[], str]] = {
     "RSA": token,
     "signed by hand": lambda: signed({"alg": "RS256", "kid": "rsa"}),
+    "a key that does not say its use": lambda: token(kid="bare"),
     "EC": lambda: token("ES256", EC_KEY, "ec"),
     "Ed25519": lambda: token("EdDSA", ED_KEY, "ed"),
     "one of several audiences": lambda: token(aud=["other", AUDIENCE]),
@@ -156,6 +157,27 @@ async def test_a_bad_token_is_refused(at: Issuer, name: str) -> None:
     async with trusting(at) as tokens:
         assert await outcome(tokens, BAD[name]()) == "Unauthenticated"
         assert await let_in(tokens, token()) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], "no token"),
+        ([(b"authorization", b"Bearer x")], "no token that can be read"),
+        ([(b"authorization", b"Bearer " + token("PS256").encode())], "token refused"),
+        ([(b"authorization", b"Bearer " + token(exp=1).encode())], "token refused"),
+        ([(b"authorization", b"Bearer " + token(kid="nobody's").encode())], "unknown key"),
+        ([(b"authorization", b"Bearer " + token(sub="a b").encode())], "no usable principal"),
+    ],
+    ids=["absent", "unreadable", "another algorithm", "expired", "unknown key", "no principal"],
+)
+async def test_the_log_is_told_why_a_token_is_refused(
+    at: Issuer, headers: list[tuple[bytes, bytes]], reason: str
+) -> None:
+    async with trusting(at) as tokens:
+        with pytest.raises(Unauthenticated) as caught:
+            await tokens.principal(headers, None)
+    assert str(caught.value) == reason
 
 
 async def test_another_claim_can_name_the_principal(at: Issuer) -> None:
@@ -277,13 +299,18 @@ UNUSABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-async def test_without_keys_nobody_is_refused_or_let_in(at: Issuer, name: str) -> None:
+async def test_without_keys_nobody_is_refused_or_let_in(
+    at: Issuer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     clock, body = Clock(), at.body
     for member, value in UNUSABLE[name].items():
         setattr(at, member, value)
     async with trusting(at, clock=clock) as tokens:
         assert [await outcome(tokens, token()) for _ in range(20)] == ["AuthUnavailable"] * 20
         assert at.asked == 1
+        [record] = [each for each in caplog.records if each.name == "app.auth.jwks"]
+        assert (record.levelname, record.getMessage()) == ("WARNING", "keys of the token issuer cannot be had")
+        assert vars(record)["reason"] in ("ValueError", "JSONDecodeError", "RecursionError")
         at.status, at.body = 200, body
         clock.advance(RETRY_S)
         assert await let_in(tokens, token()) == "alice"
