@@ -70,6 +70,7 @@ BAD: dict[str, tuple[list[tuple[bytes, bytes]], str]] = {
     "bytes": ([header(b"\xff\xfe\x00")], "unknown key"),
     "a megabyte": ([header(b"x" * 1_048_576)], "too long"),
     "a key in a megabyte": ([bearer(KEY.encode() + b" " * 1_048_576)], "too long"),
+    "no byte too long": ([header(b"x" * MAX_CREDENTIAL_BYTES)], "unknown key"),
     "a byte too long": ([header(b"x" * (MAX_CREDENTIAL_BYTES + 1))], "too long"),
     "twice": ([bearer(KEY), bearer(KEY)], "several headers"),
     "two of a name": ([header(KEY), header(OTHER)], "several headers"),
@@ -112,6 +113,12 @@ def test_what_are_no_pairs_is_refused_without_a_word_of_it(text: str) -> None:
 def test_pairs_stand_between_commas_or_in_lines_with_comments() -> None:
     text = f" # alice's\n{pair('alice', KEY)} ,\n\n{pair('alice', OLD).upper().replace('ALICE', 'alice')}\n"
     assert list(parse(text).values()) == ["alice", "alice"]
+
+
+def test_a_principal_may_hold_what_parts_it_from_its_digest() -> None:
+    assert parse(pair("arn:aws:iam::1:user/bob", KEY)) == {
+        hashlib.sha256(KEY.encode()).digest(): "arn:aws:iam::1:user/bob"
+    }
 
 
 def rewrite(file: Path, text: str | bytes) -> None:
