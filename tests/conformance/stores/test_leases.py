@@ -183,7 +183,7 @@ async def test_a_waiting_request_takes_over_when_the_lease_ends(rig: Rig) -> Non
     await claimed(rig.claims(clock=clock))
     waiting = start(rig.claims(clock=clock), wait_s=WAIT_S)
     await reads(rig, 4)
-    clock.advance(LEASE_S + 1)
+    clock.advance(LEASE_S)
     assert (await end(waiting)).number == 1
 
 
@@ -210,12 +210,12 @@ async def test_a_request_that_does_not_wait_is_refused_at_its_first_read(rig: Ri
 
 
 async def test_waiting_polls_with_reads_only(rig: Rig) -> None:
-    """Polling with the conditional write throttles the table and is billed as writes."""
+    """Polling with the conditional write throttles the table and is billed as writes; so do too many reads."""
     await claimed(rig.claims())
     rig.faults.calls.clear()
     with pytest.raises(SessionBusy):
         await rig.claims().claim_or_wait(KEY, None, "hello", LEASE_S, wait_s=0.3)
-    assert len(rig.faults.calls) > 2
+    assert 2 < len(rig.faults.calls) <= 6  # after 25 to 50, 50 to 100, 100 to 200 ms …
     assert set(rig.faults.operations()) == {"newest"}
 
 
