@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app import config, problems, telemetry, turn_log
+from app import config, observability, problems, telemetry
 from app.agents import Agent, loader
 from app.auth import Authenticator
 from app.auth import loader as auth_loader
@@ -109,7 +109,8 @@ def create_app(
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     admission = PrincipalLimits(claims, settings.rate_limit_per_minute, settings.max_turns_per_principal)
     budgets = _budgets(settings, claims)
-    turns = TurnService(claims, agent, settings.max_steps, turn_log.write, admission, budgets)
+    observed = observability.load(settings, lifecycle, settings.service)
+    turns = TurnService(claims, agent, settings.max_steps, observed.report, admission, budgets)
     authenticator = _authenticator(settings)
     caller = Caller(authenticator, settings.auth)
     clients = Clients(store, agent, authenticator)
@@ -135,6 +136,7 @@ def create_app(
     Routes(lifecycle, turns, caller, limits).add_to(app.router)
     SessionRoutes(turns, store, caller, clock).add_to(app.router)
     UsageRoutes(budgets, caller).add_to(app.router)
+    observed.add_to(app.router)
     if settings.allowed_hosts:
         app.add_middleware(AllowedHosts, names=settings.allowed_hosts)
     app.add_middleware(Shell, lifecycle=lifecycle, cors=Cors(settings.cors_origins) if settings.cors_origins else None)

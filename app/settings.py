@@ -12,6 +12,7 @@ from app.auth_settings import AuthSettings
 from app.http_settings import HTTPSettings
 from app.limit_settings import LimitSettings
 from app.setting import lower, setting, upper
+from app.telemetry_settings import TelemetrySettings
 
 ENV_FILE = ".env"
 MAY_HOLD_SECRETS = {
@@ -26,7 +27,7 @@ OF_A_STOP = ("drain_delay_s", "shutdown_grace_s")
 STOP_S = 3.0  # of the grace: a second for turns to end, the rest to stop those that do not and to close
 
 
-class Settings(HTTPSettings, LimitSettings, AuthSettings, AgentSettings):
+class Settings(TelemetrySettings, HTTPSettings, LimitSettings, AuthSettings, AgentSettings):
     """The effective settings of this process."""
 
     model_config = SettingsConfigDict(
@@ -148,6 +149,11 @@ class Settings(HTTPSettings, LimitSettings, AuthSettings, AgentSettings):
         return web_function.address(self.http_endpoint) if self.http_endpoint else (self.host, self.port)
 
     @property
+    def service(self) -> str:
+        """What metrics call the service."""
+        return self.service_name or self.lambda_function or "agent-service"
+
+    @property
     def frozen(self) -> bool:
         """Whether the process stands still between two calls, as on Lambda, if it is no Web Function."""
         return self.lambda_function is not None and self.http_endpoint is None
@@ -165,6 +171,7 @@ class Settings(HTTPSettings, LimitSettings, AuthSettings, AgentSettings):
         problems = self.validate_agent(in_production=in_production)
         problems += self.validate_limits()
         problems += self.validate_auth(in_production=in_production, has_events=self.frozen)
+        problems += self.validate_telemetry(on_lambda=bool(on_lambda), log_level=self.log_level)
         if self.http_endpoint:
             timeout_s = self.timeout_s if "timeout_s" in self.model_fields_set else None
             problems += web_function.problems(timeout_s, self.names_set(OF_A_STOP))

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from app import telemetry
 from app.errors import QuotaExceeded, RateLimited, StoreRefused
@@ -14,11 +16,11 @@ HASH_DIGITS = 16  # 64 bits: among a hundred million sessions, no two are likely
 SERVER_ERROR = 500
 
 
-def write(report: Report) -> None:
-    """Write the line of a turn that has ended. It holds nothing that a user, a tool or a model said."""
+def write(report: Report, more: Mapping[str, object] = MappingProxyType({})) -> None:
+    """Write the line of a turn that has ended, with `more` fields. It holds nothing a user, a tool or a model said."""
     usage, failure = report.usage, report.failure
     level = _level(failure)
-    facts = {
+    facts: dict[str, object] = {
         "principal_hash": hash_of(report.key.principal),
         "session_hash": hash_of(str(report.key)),
         "turn": report.number,
@@ -41,7 +43,7 @@ def write(report: Report) -> None:
         level,
         "turn finished",
         exc_info=(failure.__cause__ or failure) if failure and level == logging.ERROR else None,
-        extra={telemetry.FACTS: {name: value for name, value in facts.items() if value is not None}},
+        extra={telemetry.FACTS: {name: value for name, value in {**facts, **more}.items() if value is not None}},
     )
 
 

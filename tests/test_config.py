@@ -319,6 +319,7 @@ def test_every_bad_setting_is_reported_at_once_and_no_value(monkeypatch: pytest.
     del bad["ANTHROPIC_API_KEY"], bad["SESSIONS_FILE"]  # any text will do for them
     for free in ("HOST", "AGENT_MODEL", "AGENT_INSTRUCTIONS", "AGENT_INSTRUCTIONS_FILE", "AWS_LAMBDA_FUNCTION_NAME"):
         del bad[free]
+    del bad["OTEL_SERVICE_NAME"]
     found = problems(monkeypatch, **bad)
     named = {text.split(" ")[0] for text in found}
     assert named == (set(bad) - {"ENVIRONMENT"}) | {"ANTHROPIC_API_KEY"}

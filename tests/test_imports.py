@@ -39,13 +39,20 @@ RINGS = table("""
     app:                  main
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
                           agents.prices agents.tools auth auth.loader budgets caller clients config cors errors hosts \
-                          lifecycle limits middleware problems routes session_routes sessions sessions.claims \
-                          sessions.credentials sessions.dynamodb sessions.sqlite telemetry turn_log turns usage_routes
+                          lifecycle limits middleware observability problems routes session_routes sessions \
+                          sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite telemetry turns \
+                          usage_routes
     config:               errors settings
-    settings:             agent_settings auth_settings http_settings limit_settings setting web_function
+    settings:             agent_settings auth_settings http_settings limit_settings setting \
+                          telemetry_settings web_function
     agent_settings:       setting
     http_settings:        setting
     limit_settings:       setting
+    observability:        lifecycle metrics.emf metrics.prometheus report telemetry_settings turn_log
+    telemetry_settings:   setting
+    metrics.prometheus:   lifecycle metrics report
+    metrics.emf:          metrics report turn_log
+    metrics:              problems report telemetry
     auth.loader:          auth auth.api_keys auth.front_door auth.jwks auth.tokens auth_settings errors
     auth_settings:        auth.api_keys setting
     setting:
@@ -111,14 +118,16 @@ OUTSIDE = table("""
     aiohttp:              agents.messages_api auth.jwks lambda_runtime sessions.dynamodb
     botocore:             sessions.credentials
     dotenv:               config
-    fastapi:              app caller lambda_environment main problems routes session_routes usage_routes
+    fastapi:              app caller lambda_environment main metrics.prometheus observability problems routes \
+                          session_routes usage_routes
     httptools:            connections
     jwt:                  auth.jwks auth.tokens
     langchain_core:       agents.from_langgraph
     langgraph:            agents.from_langgraph
     mangum:               lambda_events
     pydantic:             agent_settings agents.from_pydantic_ai agents.tools auth_settings config http_settings \
-                          problems session_routes setting settings usage_routes wire
+                          problems session_routes setting settings telemetry_settings usage_routes wire
+    prometheus_client:    metrics.prometheus
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec telemetry wire
                           work
@@ -145,6 +154,7 @@ HEAVY = {
     "moto",
     "openai",
     "opentelemetry.sdk",
+    "prometheus_client",
     "pydantic_ai",
     "requests",
     "strands",
