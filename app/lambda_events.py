@@ -1,11 +1,14 @@
-"""Lambda events as requests: HTTP API, Function URL, REST API, ALB; and what is none of them.
+"""Lambda events as requests: HTTP API, Function URL, REST API, ALB; and what is none of them. And their context.
 
 Nothing that an event source can send may raise out of an entry point, which answers what cannot be read itself.
 """
 
 import json
 import re
-from typing import Any, TypeAlias
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 from urllib.parse import unquote
 
 from mangum import Mangum
@@ -21,6 +24,30 @@ PORT = re.compile(r"[0-9]{1,5}")
 PARAMETER = re.compile(r"\{(\w+)\+?\}")  # of a REST resource: /{proxy+}
 SCHEDULERS = ("aws.events", "aws.scheduler")
 PONG = {"statusCode": 200, "body": '{"status":"alive"}'}  # what a ping is answered
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One invocation as the app finds it in `scope["aws.context"]`: the names are those of Lambda's own object."""
+
+    aws_request_id: str
+    invoked_function_arn: str
+    deadline_ms: int
+    trace_id: str
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Self:
+        """Return the context of an invocation from the headers of its event."""
+        return cls(
+            headers["Lambda-Runtime-Aws-Request-Id"],
+            headers.get("Lambda-Runtime-Invoked-Function-Arn", ""),
+            int(headers["Lambda-Runtime-Deadline-Ms"]),
+            headers.get("Lambda-Runtime-Trace-Id", ""),
+        )
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return how long the platform lets this invocation live."""
+        return max(self.deadline_ms - int(time.time() * 1000), 0)
 
 
 def adapter(app: ASGIApp) -> Mangum:

@@ -12,10 +12,8 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self, TypeAlias
 
 import aiohttp
@@ -23,7 +21,7 @@ from starlette.types import ASGIApp, Message
 
 from app import telemetry
 from app.errors import ConfigurationError, MalformedEvent
-from app.lambda_events import PONG, adapter, is_ping, parse, request_of
+from app.lambda_events import PONG, Context, adapter, is_ping, parse, request_of
 from app.middleware import problem_outside
 
 log = logging.getLogger("app.lambda_runtime")  # `__main__` would be none of ours
@@ -45,30 +43,6 @@ PRELUDE_END = bytes(8)
 MAX_BYTES = 200 * 1024 * 1024  # of a streamed response; Lambda quotas
 EX_BEFORE_SNAPSHOT, EX_AFTER_RESTORE = 64, 65  # as AWS's own runtime client exits
 FOREVER = aiohttp.ClientTimeout(total=None)  # the next invocation may be hours away, and the process frozen until then
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """One invocation as the app finds it in `scope["aws.context"]`: the names are those of Lambda's own object."""
-
-    aws_request_id: str
-    invoked_function_arn: str
-    deadline_ms: int
-    trace_id: str
-
-    @classmethod
-    def of(cls, headers: Mapping[str, str]) -> Self:
-        """Return the context of an invocation from the headers of its event."""
-        return cls(
-            headers["Lambda-Runtime-Aws-Request-Id"],
-            headers.get("Lambda-Runtime-Invoked-Function-Arn", ""),
-            int(headers["Lambda-Runtime-Deadline-Ms"]),
-            headers.get("Lambda-Runtime-Trace-Id", ""),
-        )
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return how long the platform lets this invocation live."""
-        return max(self.deadline_ms - int(time.time() * 1000), 0)
 
 
 class Upload:

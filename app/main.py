@@ -3,12 +3,9 @@
 import asyncio
 import gc
 import logging
-import signal
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from types import FrameType
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +28,7 @@ from app.routes import Limits, Routes
 from app.session_routes import SessionRoutes
 from app.sessions import SessionStore
 from app.sessions.claims import Claims
+from app.signals import drain_on_signal
 from app.turns import TurnService
 from app.usage_routes import UsageRoutes
 
@@ -42,7 +40,6 @@ HEARTBEAT_S = 15.0  # proxies and load balancers cut a silent stream after 60 s 
 DEFAULT_MODEL = "claude-sonnet-5-5"
 DAY_S = 86_400
 WARM_IN_CALL_S = 2.0  # how long one Lambda invocation may wait for a warm-up that did not finish at init
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def build(store: SessionStore | None = None, agent: Agent | None = None) -> FastAPI:
@@ -249,7 +246,7 @@ def _lifespan(
         async with clients:
             lifecycle.begin(probe)
             running = asyncio.create_task(lifecycle.run()) if in_background else None
-            with _drain_on_signal(lifecycle):
+            with drain_on_signal(lifecycle):
                 yield
             if running:
                 running.cancel()
@@ -257,42 +254,3 @@ def _lifespan(
         lifecycle.stopped()
 
     return lifespan
-
-
-@contextmanager
-def _drain_on_signal(lifecycle: Lifecycle) -> Iterator[None]:
-    """Wrap the server's signal handlers, so that the process drains before its server stops listening.
-
-    uvicorn closes the listener at the first signal, and runs the lifespan's end only after the last connection: too
-    early and too late to tell a balancer through `/readyz`. Python's own handlers, as under a test or on Lambda, stay.
-    """
-    loop = asyncio.get_running_loop()
-    drains: list[asyncio.Task[None]] = []
-    servers = {each: signal.getsignal(each) for each in SIGNALS} if _in_main_thread() else {}
-    servers = {each: handler for each, handler in servers.items() if _is_servers(handler)}
-
-    def begin(stop_listening: Callable[[], None]) -> None:
-        if drains:
-            lifecycle.hurry()
-        else:
-            drains.append(loop.create_task(lifecycle.drain(stop_listening)))
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        server = servers[signal.Signals(number)]
-        loop.call_soon_threadsafe(begin, lambda: server(number, frame))  # type: ignore[operator,misc]  # _is_servers
-
-    for each in servers:
-        signal.signal(each, on_signal)
-    try:
-        yield
-    finally:
-        for each, handler in servers.items():
-            signal.signal(each, handler)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _is_servers(handler: object) -> bool:
-    return callable(handler) and handler is not signal.default_int_handler

@@ -40,8 +40,8 @@ RINGS = table("""
     main:                 agents agents.claude agents.from_pydantic_ai agents.loader agents.messages_api \
                           agents.prices agents.tools auth auth.loader budgets caller clients config cors errors hosts \
                           lifecycle limits middleware observability problems routes session_routes sessions \
-                          sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite telemetry turns \
-                          usage_routes
+                          sessions.claims sessions.credentials sessions.dynamodb sessions.sqlite signals telemetry \
+                          turns usage_routes
     config:               errors settings
     settings:             agent_settings auth_settings http_settings limit_settings setting \
                           telemetry_settings web_function
@@ -56,6 +56,7 @@ RINGS = table("""
     auth.loader:          auth auth.api_keys auth.front_door auth.jwks auth.tokens auth_settings errors
     auth_settings:        auth.api_keys setting
     setting:
+    signals:              lifecycle
     clients:              errors
     web_function:
     usage_routes:         budgets caller problems

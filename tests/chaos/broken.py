@@ -27,7 +27,7 @@ CLOCK = "clock: Callable[[], float] = time.time,"
 
 EDITS = {
     "claim unconditional": Edit("app.sessions.dynamodb", '"attribute_not_exists(pk)"', f'"{ALWAYS}"'),
-    "no drain": Edit("app.main", "with _drain_on_signal(lifecycle):", "if True:"),
+    "no drain": Edit("app.main", "with drain_on_signal(lifecycle):", "if True:"),
     "no release": Edit(
         "app.turns", "            await self._release(request, claim)\n            raise", "            raise"
     ),
