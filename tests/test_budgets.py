@@ -16,6 +16,7 @@ from app.budgets import BUSY_RETRY_S, DAY_S, USAGE
 from app.config import Settings
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
 from app.sessions import SessionKey
+from app.sessions.codec import unpack
 from app.telemetry import FACTS
 from tests import agents
 from tests.conformance.stores.rig import Clock
@@ -124,13 +125,16 @@ class Clinging(WithTools):
 
 @pytest.mark.parametrize(("limit", "calls"), [(1, 1), (40, 1), (41, 2), (80, 2), (81, 3)])
 async def test_any_agent_ends_with_the_step_that_reaches_the_limit(settings: Settings, limit: int, calls: int) -> None:
-    agent = WithTools()
-    async with warm(limited(settings, max_tokens=limit), agent=agent) as app:
+    store, agent = MemoryStore(), WithTools()
+    async with warm(limited(settings, max_tokens=limit), store=store, agent=agent) as app:
         answer = await app.chat("x")
         assert (await app.messages()) == ["x"]
     assert (answer.status, answer.json["stop_reason"], agent.calls) == (200, "budget", calls)
     assert answer.json["answer"] == "x" * calls
     assert answer.json["usage"]["steps"] == calls
+    [item] = await store.newest(SessionKey(ANONYMOUS, "s"), 1)
+    results = [each for each in unpack(1, item.body or b"").tools if isinstance(each, ToolResult)]
+    assert [each.ok for each in results] == [True, True] * calls
 
 
 @pytest.mark.parametrize(("usd", "calls"), [(0.001, 1), (0.0025, 1), (0.0026, 2)])
@@ -333,7 +337,7 @@ async def test_a_store_that_never_answers_is_not_waited_for(settings: Settings, 
                 self.asked.append(name)
 
     store = Later("add")
-    hasty = limited(settings, max_tokens=30, daily_max_tokens=900, timeout_s=1.0)
+    hasty = limited(settings, max_tokens=30, daily_max_tokens=900, timeout_s=1.0 if call == 1 else 60.0)
     async with warm(hasty, store=store, agent=WithTools()) as app:
         began = time.monotonic()
         async with asyncio.timeout(LIMIT_S):

@@ -174,7 +174,7 @@ class DynamoDBStore:
             "Key": key_of(key, window),
             "UpdateExpression": "SET expires = :expires ADD " + ", ".join(f"{name} :{name}" for name in amounts),
             "ExpressionAttributeValues": {name: {"N": str(value)} for name, value in values.items()},
-            "ReturnValues": "UPDATED_NEW",
+            "ReturnValues": "ALL_NEW",  # the updated ones alone may lack what 0 was added to
         }
         if below:
             free = [f"(attribute_not_exists({name}) OR {name} < :most_{name})" for name in below]

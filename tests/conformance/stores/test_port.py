@@ -225,6 +225,12 @@ async def test_a_counter_has_numbers_of_many_names_and_any_sign(rig: Rig) -> Non
     assert await rig.store.numbers(COUNTER, 7) == {"turns": 1, "taken_tokens": -5, "microusd": 0}
 
 
+async def test_what_nothing_is_added_to_is_told_too(rig: Rig) -> None:
+    await rig.store.add(COUNTER, 7, {"turns": 3, "microusd": 5}, EXPIRES)
+    assert await rig.store.add(COUNTER, 7, {"turns": 0, "microusd": 1}, EXPIRES) == {"turns": 3, "microusd": 6}
+    assert await rig.store.add(COUNTER, 7, {"turns": 0}, EXPIRES) == {"turns": 3}
+
+
 async def test_another_replica_reads_the_numbers_at_once(rig: Rig) -> None:
     other = await rig.replica()
     for expected in range(1, 6):
