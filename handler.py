@@ -43,10 +43,12 @@ def handler(event: object, context: object) -> Result:
             return PONG
         if environment.is_stale():
             environment.loop.run_until_complete(environment.reopen())
-        return _within_limit(mangum(readable(event), context), event)  # type: ignore[arg-type]  # unchecked, as said
+        result = _within_limit(mangum(readable(event), context), event)  # type: ignore[arg-type]  # unchecked, as said
+        environment.loop.run_until_complete(environment.finish(context))
     except Exception as exc:  # noqa: BLE001 an edge: events come from anywhere, and Mangum reads them unchecked
         log.warning("event cannot be read", extra={"reason": type(exc).__name__})
         return _problem(MalformedEvent(), event)
+    return result
 
 
 def _within_limit(result: Result, event: Event) -> Result:

@@ -29,7 +29,7 @@ class Environment:
         self.app = app
         self.loop = asyncio.new_event_loop()
         self._clock = clock
-        self._lifecycle, self._clients = app.state.lifecycle, app.state.clients
+        self._lifecycle, self._clients, self._observed = app.state.lifecycle, app.state.clients, app.state.observed
         self._lifespan = app.router.lifespan_context(app)
         self._used_at = clock()
 
@@ -63,6 +63,10 @@ class Environment:
         """Make ready for an invocation after a freeze of whatever length."""
         if self.is_stale():
             await self.reopen()
+
+    async def finish(self, context: object) -> None:
+        """Send what is to be sent of an invocation, before the process is frozen."""
+        await self._observed.end_invocation(context)
 
     def _survive_snapshots(self) -> None:
         """See to it that nothing in the snapshot is shared by the environments made of it.

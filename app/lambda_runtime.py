@@ -28,6 +28,7 @@ log = logging.getLogger("app.lambda_runtime")  # `__main__` would be none of our
 
 Failure: TypeAlias = dict[str, object]
 Prepare: TypeAlias = Callable[[], Awaitable[None]]
+Finish: TypeAlias = Callable[[Context], Awaitable[None]]
 
 RUNTIME = "/2018-06-01/runtime"
 INVOCATION_ID = "Lambda-Runtime-Invocation-Id"  # another one for each attempt, which the answer must repeat
@@ -141,14 +142,18 @@ class Runtime:
     """Serves the invocations that `api` hands out with `app`, until the platform ends the process.
 
     prepare:   awaited before each invocation
+    finish:    awaited after each, before its response ends
     max_bytes: of a response
     """
 
-    def __init__(self, app: ASGIApp, api: RuntimeAPI, prepare: Prepare, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, app: ASGIApp, api: RuntimeAPI, prepare: Prepare, finish: Finish, max_bytes: int = MAX_BYTES
+    ) -> None:
         self._app = app
         self._api = api
         self._max_bytes = max_bytes
         self._prepare = prepare
+        self._finish = finish
         self._adapter = adapter(app)  # of which only the reading of events is used
 
     async def serve(self, at_once: int = 1) -> None:
@@ -176,6 +181,7 @@ class Runtime:
         await self._prepare()
         upload = Upload(self._api.address, f"{RUNTIME}{path}/response", echoed, self._max_bytes)
         failure = await self._run(event, context, upload)
+        await self._finish(context)
         if upload.begun:
             await upload.end(failure)
         else:
@@ -231,7 +237,7 @@ def main() -> None:
         sys.exit(status)
     gc.enable()
     gc.freeze()
-    environment.loop.run_until_complete(_serve(address, environment.app, environment.prepare))
+    environment.loop.run_until_complete(_serve(address, environment.app, environment.prepare, environment.finish))
 
 
 async def _be_restored(address: str) -> None:
@@ -239,10 +245,10 @@ async def _be_restored(address: str) -> None:
         await api.get("/restore/next")
 
 
-async def _serve(address: str, app: ASGIApp, prepare: Prepare) -> None:
+async def _serve(address: str, app: ASGIApp, prepare: Prepare, finish: Finish) -> None:
     at_once = int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1)  # of Managed Instances, which do not freeze
     async with RuntimeAPI(address) as api:
-        await Runtime(app, api, prepare).serve(at_once)
+        await Runtime(app, api, prepare, finish).serve(at_once)
 
 
 async def _tell(address: str, path: str, error: BaseException) -> None:

@@ -235,6 +235,11 @@ class Lifecycle:
             self._move(Phase.DRAINING)
         return self._ends_at
 
+    @property
+    def left_s(self) -> float:
+        """How many seconds of the grace are left, once it has begun, without those for the process itself to end."""
+        return self._grace_s if self._ends_at is None else self._ends_at - CLOSE_RESERVE_S - _now()
+
     def stopped(self) -> None:
         """Everything is closed."""
         self._move(Phase.STOPPED)

@@ -95,7 +95,7 @@ def create_app(
     """Return an app of its own: nothing is shared with another one but what is passed in. Opens nothing yet.
 
     `clock` gives epoch seconds; a body must arrive within `body_s`; a stream that is silent for `heartbeat_s` gets a
-    comment. Entry points find the Lifecycle, the Settings and the Clients on `app.state`.
+    comment. Entry points find the Lifecycle, the Settings, the Clients and what observes on `app.state`.
 
     Raises:
         ConfigurationError: the agent or the authenticator cannot be loaded.
@@ -106,8 +106,9 @@ def create_app(
     claims = Claims(store, settings.sessions_window, settings.sessions_keep_days * DAY_S, clock)
     admission = PrincipalLimits(claims, settings.rate_limit_per_minute, settings.max_turns_per_principal)
     budgets = _budgets(settings, claims)
-    observed = observability.load(settings, lifecycle, settings.service)
-    turns = TurnService(claims, agent, settings.max_steps, observed.report, admission, budgets)
+    observed = observability.load(settings, lifecycle, settings.service, frozen=settings.frozen)
+    traced = observed.traced(agent, settings.agent_name, _model(settings))
+    turns = TurnService(claims, traced, settings.max_steps, observed.report, admission, budgets)
     authenticator = _authenticator(settings)
     caller = Caller(authenticator, settings.auth)
     clients = Clients(store, agent, authenticator)
@@ -122,7 +123,8 @@ def create_app(
     app = FastAPI(
         title="agent-service",
         version=VERSION,
-        lifespan=_lifespan(lifecycle, clients, store.ping, in_background=not settings.frozen),
+        lifespan=_lifespan(lifecycle, clients, store.ping, observed.end, in_background=not settings.frozen),
+        telemetry=observed.http,
         docs_url=None if production else DOCS,
         swagger_ui_oauth2_redirect_url=None,
         redoc_url=None,
@@ -130,6 +132,7 @@ def create_app(
         openapi_url=None if production else "/openapi.json",
     )
     app.state.lifecycle, app.state.settings, app.state.clients = lifecycle, settings, clients
+    app.state.observed = observed
     Routes(lifecycle, turns, caller, limits).add_to(app.router)
     SessionRoutes(turns, store, caller, clock).add_to(app.router)
     UsageRoutes(budgets, caller).add_to(app.router)
@@ -205,7 +208,7 @@ def _agent(settings: config.Settings) -> Agent:
 def _claude(settings: config.Settings) -> Agent:
     from app.agents import claude, messages_api, prices, tools  # noqa: PLC0415 what the cold start of echo need not pay
 
-    model = settings.agent_model or DEFAULT_MODEL
+    model = _model(settings) or DEFAULT_MODEL
     price = prices.Price.usual(*settings.prices) if settings.prices else prices.price_of(model)
     if settings.max_cost_usd is not None and price is None:
         raise ConfigurationError(
@@ -222,6 +225,11 @@ def _claude(settings: config.Settings) -> Agent:
     )
 
 
+def _model(settings: config.Settings) -> str | None:
+    """Return the model that the agent calls, where the settings know it."""
+    return settings.agent_model or (DEFAULT_MODEL if settings.agent_name == "claude" else None)
+
+
 def _instructions(settings: config.Settings) -> str | None:
     if settings.instructions_file is None:
         return settings.instructions
@@ -232,10 +240,16 @@ def _instructions(settings: config.Settings) -> str | None:
 
 
 def _lifespan(
-    lifecycle: Lifecycle, clients: Clients, probe: Callable[[], Awaitable[None]], *, in_background: bool
+    lifecycle: Lifecycle,
+    clients: Clients,
+    probe: Callable[[], Awaitable[None]],
+    end: Callable[[float], Awaitable[None]],
+    *,
+    in_background: bool,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the app's lifespan: open the clients, warm up, serve, let the turns finish, close.
 
+    end:           is told when all turns have ended, and how many seconds of the grace are left
     in_background: warm up while the server already answers probes. Where the process is frozen between calls, the
     entry point warms up instead.
     """
@@ -251,6 +265,7 @@ def _lifespan(
             if running:
                 running.cancel()
             await lifecycle.finish()
+            await end(lifecycle.left_s)
         lifecycle.stopped()
 
     return lifespan

@@ -124,7 +124,7 @@ def _new_id() -> str:
 def _facts(scope: Scope, *, cold_start: bool) -> dict[str, object]:
     """Return what every log line of the request says of it, beside its id."""
     facts: dict[str, object] = {"cold_start": cold_start}
-    if trace_id := telemetry.trace_id(scope["headers"]):
+    if trace_id := telemetry.current_trace_id() or telemetry.trace_id(scope["headers"]):
         facts["trace_id"] = trace_id
     invocation = getattr(scope.get("aws.context"), "aws_request_id", None)  # from the platform, not from the event
     if isinstance(invocation, str):

@@ -150,7 +150,7 @@ class Settings(TelemetrySettings, HTTPSettings, LimitSettings, AuthSettings, Age
 
     @property
     def service(self) -> str:
-        """What metrics call the service."""
+        """What traces and metrics call the service."""
         return self.service_name or self.lambda_function or "agent-service"
 
     @property

@@ -19,6 +19,7 @@ from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any, TextIO
 
+from opentelemetry.trace import format_trace_id, get_current_span
 from pydantic_core import to_json
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ OURS = ("app", "handler")
 # Of HTTP clients they hold addresses, of asyncio the texts of exceptions.
 TALKATIVE = (
     *("aioboto", "aiodynamo", "aiohttp", "anthropic", "asyncio", "boto", "httpcore", "httpx", "langchain", "langgraph"),
-    *("langsmith", "mcp", "openai", "pydantic_ai", "strands", "urllib3"),
+    *("langsmith", "mcp", "openai", "opentelemetry", "pydantic_ai", "strands", "urllib3"),
 )
 WITHHELD = "a library reports; what it says is withheld"
 _DEEPEST = 12  # frames of a traceback, innermost ones
@@ -95,6 +96,12 @@ def trace_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     found = [value for name, value in headers if name == b"traceparent"]
     parts = _TRACEPARENT.fullmatch(found[0]) if len(found) == 1 else None
     return parts[1].decode() if parts else None
+
+
+def current_trace_id() -> str | None:
+    """Return the id of the trace that the current span belongs to; None where nothing is traced."""
+    span = get_current_span().get_span_context()
+    return format_trace_id(span.trace_id) if span.is_valid else None
 
 
 def configure(level: str) -> None:

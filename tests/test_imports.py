@@ -48,11 +48,9 @@ RINGS = table("""
     agent_settings:       setting
     http_settings:        setting
     limit_settings:       setting
-    observability:        lifecycle metrics.emf metrics.prometheus report telemetry_settings turn_log
+    observability:        agents deadline hosts lifecycle metrics.emf metrics.otlp metrics.prometheus otlp report \
+                          telemetry_settings tracing turn_log
     telemetry_settings:   setting
-    metrics.prometheus:   lifecycle metrics report
-    metrics.emf:          metrics report turn_log
-    metrics:              problems report telemetry
     auth.loader:          auth auth.api_keys auth.front_door auth.jwks auth.tokens auth_settings errors
     auth_settings:        auth.api_keys setting
     setting:
@@ -91,6 +89,12 @@ RINGS = table("""
     agents.states:
     agents.pumped:
     agents.echo:          agents events
+    otlp:
+    tracing:              agents errors events problems sessions turn_log
+    metrics.prometheus:   lifecycle metrics report
+    metrics.otlp:         lifecycle metrics report
+    metrics.emf:          metrics report turn_log
+    metrics:              problems report telemetry
     turn_log:             errors problems report telemetry
     wire:                 errors events problems sessions strict_json
     strict_json:          errors
@@ -128,6 +132,7 @@ OUTSIDE = table("""
     mangum:               lambda_events
     pydantic:             agent_settings agents.from_pydantic_ai agents.tools auth_settings config http_settings \
                           problems session_routes setting settings telemetry_settings usage_routes wire
+    opentelemetry:        metrics.otlp observability otlp telemetry tracing
     prometheus_client:    metrics.prometheus
     pydantic_ai:          agents.from_pydantic_ai
     pydantic_core:        agents.from_pydantic_ai agents.states agents.tools problems sessions.codec telemetry wire
@@ -154,6 +159,7 @@ HEAVY = {
     "langgraph",
     "moto",
     "openai",
+    "opentelemetry.exporter",
     "opentelemetry.sdk",
     "prometheus_client",
     "pydantic_ai",

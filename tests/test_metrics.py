@@ -230,10 +230,10 @@ async def test_a_line_without_emf_is_as_before(settings: Settings) -> None:
 
 def test_every_number_is_documented_with_its_names() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
-    assert rows == [(metric.emf, metric.prometheus, metric.purpose) for metric in METRICS]
-    gauges = re.findall(r"^\| none \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
-    assert gauges == [(f"{PREFIX}_{name}", purpose) for name, purpose in GAUGES.items()]
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `([\w.]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert rows == [(metric.emf, metric.prometheus, metric.otlp, metric.purpose) for metric in METRICS]
+    gauges = re.findall(r"^\| none \| `(\w+)` \| `([\w.]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert gauges == [(f"{PREFIX}_{name}", f"{PREFIX}.{name}", purpose) for name, purpose in GAUGES.items()]
 
 
 def test_the_times_in_a_line_are_those_of_the_log() -> None:
@@ -268,7 +268,7 @@ PROMETHEUS_ON_LAMBDA = "METRICS=prometheus has no effect on Lambda, where nobody
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [
-        ({"METRICS": "statsd"}, "METRICS must be none, emf or prometheus"),
+        ({"METRICS": "statsd"}, "METRICS must be none, emf, prometheus or otlp"),
         ({"OTEL_SERVICE_NAME": "\n"}, "OTEL_SERVICE_NAME must be 1 to 255 characters of ASCII"),
         ({"METRICS": "emf", "LOG_LEVEL": "WARNING"}, "METRICS=emf needs LOG_LEVEL=INFO or DEBUG"),
     ],

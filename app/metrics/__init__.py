@@ -1,4 +1,4 @@
-"""What is measured of turns: one table, of which CloudWatch and Prometheus each make their own names.
+"""What is measured of turns: one table, of which CloudWatch, Prometheus and OTLP each make their own names.
 
 Nothing in it tells sessions or principals apart: a series costs money and memory for as long as it is kept.
 """
@@ -10,7 +10,7 @@ from app import telemetry
 from app.problems import kind_of
 from app.report import Report
 
-PREFIX = "agent_service"  # of names in Prometheus
+PREFIX = "agent_service"  # of names in Prometheus and OTLP
 SERVER_ERROR = 500
 # Those that OpenTelemetry advises for calls of models (gen_ai.client.operation.duration, semantic conventions 1.44.0).
 BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -40,6 +40,11 @@ class Metric:
         """Its name at `/metrics`."""
         return f"{PREFIX}_{self.name}_{'seconds' if self.timed else 'total'}"
 
+    @property
+    def otlp(self) -> str:
+        """Its name in OpenTelemetry."""
+        return f"{PREFIX}.{self.name}"
+
 
 def outcome(report: Report) -> str:
     """Return what a turn came to: why its agent stopped or, where nothing was stored, the slug of the problem."""
@@ -57,8 +62,10 @@ def _was_cold(_: Report) -> int:
 METRICS = (
     Metric("turns", "turns that have ended, by outcome", lambda _: 1, by_outcome=True),
     Metric("failures", "turns that ended in a problem of status 500 or above", _failed),
-    Metric("replays", "turns that an earlier request with the same idempotency key had made", lambda it: it.replayed),
-    Metric("streams", "turns whose caller asked for events", lambda it: it.streamed),
+    Metric(
+        "replays", "turns that an earlier request with the same idempotency key had made", lambda it: int(it.replayed)
+    ),
+    Metric("streams", "turns whose caller asked for events", lambda it: int(it.streamed)),
     Metric("cold_starts", "turns whose request was the first of its process", _was_cold),
     Metric("steps", "model calls", lambda it: it.usage.steps),
     Metric("input_tokens", "tokens read, those that a cache had included", lambda it: it.usage.input_tokens),

@@ -42,7 +42,7 @@ class EMF:
         ]
         turn_log.write(
             report,
-            {metric.emf: round(value * 1000, 1) if metric.timed else value + 0 for metric, value in found}
+            {metric.emf: round(value * 1000, 1) if metric.timed else value for metric, value in found}
             | {
                 SERVICE: self._service,
                 OUTCOME: outcome(report),

@@ -79,11 +79,15 @@ async def prepare() -> None:
     """Nothing is held open."""
 
 
+async def finish(_: object) -> None:
+    """Nothing is to be sent."""
+
+
 async def main() -> None:
     telemetry.configure("INFO")
     async with RuntimeAPI(os.environ["AWS_LAMBDA_RUNTIME_API"]) as api:
         max_bytes, at_once = int(os.environ["MAX_BYTES"]), int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY", "1"))
-        await Runtime(app, api, prepare, max_bytes).serve(at_once)
+        await Runtime(app, api, prepare, finish, max_bytes).serve(at_once)
 
 
 if __name__ == "__main__":
