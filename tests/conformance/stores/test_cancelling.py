@@ -45,6 +45,7 @@ async def test_a_claim_stands_until_somebody_wants_its_end(rig: Rig) -> None:
     assert await claims.standing(claim) is Standing.CANCELLED
     await claims.commit(claim, answered(claim), COMMIT_S)
     assert await cancelling == answered(claim)
+    assert await claims.standing(claim) is Standing.HELD
 
 
 async def test_a_claim_that_was_given_back_or_deleted_is_gone(rig: Rig) -> None:

@@ -124,6 +124,15 @@ async def test_a_stored_turn_whose_commit_was_never_acknowledged_is_replayed(rig
     assert agent.seen == []
 
 
+async def test_a_release_is_tried_until_it_is_answered_and_then_no_more(rig: Rig) -> None:
+    claims = rig.claims()
+    claim = await claimed(claims)
+    rig.faults.plan("release", *[Fault.BROKEN] * (STORE_ATTEMPTS + 1))
+    await claims.release(claim, LIMIT_S)
+    assert await rig.items() == []
+    assert rig.faults.operations().count("release") == STORE_ATTEMPTS + 2
+
+
 async def test_a_release_that_is_never_answered_is_let_be(rig: Rig) -> None:
     clock = Clock()
     claims = rig.claims(clock=clock)

@@ -220,8 +220,10 @@ async def test_waiting_polls_with_reads_only(rig: Rig) -> None:
 
 
 async def test_a_free_session_is_claimed_without_waiting(rig: Rig) -> None:
-    claim = await rig.claims().claim_or_wait(KEY, None, "hello", LEASE_S, WAIT_S)
+    clock = Clock()
+    claim = await rig.claims(clock=clock).claim_or_wait(KEY, None, "hello", LEASE_S, WAIT_S)
     assert isinstance(claim, Claim)
+    assert claim.item.lease == pytest.approx(clock() + LEASE_S, abs=1.0)
     assert rig.faults.operations() == ["newest", "claim"]
 
 

@@ -1,6 +1,7 @@
 """One turn after another: numbers, history, idempotency keys, and what is stored of a turn."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,20 @@ from app.errors import AgentFailed, IdempotencyKeyReused, ResponseTooLarge, Sess
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Turn, Usage
 from app.sessions import SessionKey
 from app.sessions.codec import COMPRESS_OVER_BYTES, is_text
-from tests.conformance.stores.rig import KEY, Clock, Gate, Recorder, Rig, claimed, end, numbers, start, take_turn
+from tests.conformance.stores.rig import (
+    KEEP_S,
+    KEY,
+    LEASE_S,
+    Clock,
+    Gate,
+    Recorder,
+    Rig,
+    claimed,
+    end,
+    numbers,
+    start,
+    take_turn,
+)
 from tests.faults import seeded
 
 pytestmark = pytest.mark.anyio
@@ -217,8 +231,36 @@ async def test_a_long_turn_is_history_like_any_other(rig: Rig) -> None:
     assert list(agent.seen[0].history) == [turn]
 
 
+async def test_an_open_turn_is_kept_as_long_as_a_done_one_and_held_as_long_as_asked(rig: Rig) -> None:
+    clock = Clock()
+    open_one = (await claimed(rig.claims(clock=clock))).item
+    assert (open_one.expires, open_one.lease) == (clock() + KEEP_S, clock() + LEASE_S)
+    assert await rig.items() == [open_one]
+
+
+async def test_a_session_began_at_a_millisecond(rig: Rig) -> None:
+    """The index of DynamoDB keeps no more, and a page begins where another one ended."""
+    now = Clock()() + 0.123456
+    await take_turn(rig.claims(clock=lambda: now))
+    [item] = await rig.items()
+    assert item.created == round(now, 3)
+    assert (now, item.expires) == (pytest.approx(item.created, abs=0.0005), int(now) + KEEP_S)
+
+
+async def test_a_stored_turn_that_cannot_be_read_is_left_out_and_logged(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = [await take_turn(rig.claims()) for _ in range(2)]
+    [item, _] = await rig.items()
+    assert await rig.store.commit(KEY, replace(item, body=b'{"message": 7'))
+    assert list((await claimed(rig.claims())).history) == [second]
+    [record] = [each for each in caplog.records if each.name == "app.sessions.claims"]
+    assert (record.levelname, record.getMessage()) == ("ERROR", "a stored turn cannot be read")
+    assert vars(record)["turn"] == first.number
+
+
 async def test_a_turn_that_fits_no_item_is_refused_and_leaves_nothing_open(rig: Rig) -> None:
-    with pytest.raises(ResponseTooLarge):
+    with pytest.raises(ResponseTooLarge, match=r"^the turn does not fit into one item of the session store$"):
         await take_turn(rig.claims(), "700000", agent=answering_at_length)
     assert await rig.items() == []
     assert (await take_turn(rig.claims())).number == 1
