@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.errors import StoreUnavailable
 from app.sessions.credentials import BotocoreCredentials, credentials
 
 pytestmark = pytest.mark.anyio
@@ -15,7 +16,10 @@ NO_HTTP: Any = None  # the sources below read files and variables
 
 @pytest.fixture(autouse=True)
 def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+    for name in (
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    ):
         monkeypatch.delenv(name, raising=False)
     config = tmp_path / "config"
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
@@ -54,3 +58,40 @@ async def test_a_profile_without_keys_leaves_the_question_to_the_next_source(no_
     source = BotocoreCredentials()
     assert await source.get_key(NO_HTTP) is None
     assert source.invalidate()
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]
+)
+async def test_what_only_botocore_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    assert not BotocoreCredentials().is_disabled()
+
+
+async def test_the_usual_file_of_profiles_is_looked_for_at_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_CONFIG_FILE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert BotocoreCredentials().is_disabled()
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text("[default]\n")
+    assert not BotocoreCredentials().is_disabled()
+
+
+async def test_keys_are_asked_for_once_and_again_when_they_were_given_up(no_aws: Path) -> None:
+    profile = "[default]\naws_access_key_id = {}\naws_secret_access_key = s\n"
+    source = BotocoreCredentials()
+    for number, expected in enumerate(("0", "0", "2")):
+        no_aws.write_text(profile.format(number))
+        if number == 2:
+            assert source.invalidate() is True
+        key = await source.get_key(NO_HTTP)
+        assert key
+        assert key.id == expected
+
+
+async def test_a_source_that_fails_is_told_by_the_class_of_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "canary-7f3a")
+    with pytest.raises(StoreUnavailable, match=r"^AWS keys cannot be had: ProfileNotFound$"):
+        await BotocoreCredentials().get_key(NO_HTTP)

@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.sessions.sqlite import BUSY_S, SQLiteStore
 from tests.conformance.stores.rig import KEEP_S, KEY, Clock, numbers, on_sqlite, take_turn
 from tests.conformance.stores.writer import LEASE_S, WAIT_S
@@ -82,8 +82,41 @@ async def test_opening_gives_up_on_a_file_that_stays_locked(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("CREATE TABLE other (id); BEGIN IMMEDIATE;")
         async with SQLiteStore(path) as store:
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(
+                StoreUnavailable, match=r"^the SQLite session file cannot be used: SQLITE_BUSY$"
+            ) as caught:
                 await store.ping()
+    assert not isinstance(caught.value, StoreRefused)  # it may be free in a moment
+
+
+async def test_a_file_that_can_never_be_used_is_said_so_with_the_kind_of_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, and longer than its header would be" * 10)
+    for path, told in (
+        (tmp_path / "absent" / "sessions.db", "the SQLite session file cannot be used: SQLITE_CANTOPEN"),
+        (tmp_path / "text", "the SQLite session file cannot be used"),
+    ):
+        async with SQLiteStore(path) as store:
+            for _ in range(2):
+                with pytest.raises(StoreRefused) as caught:
+                    await store.ping()
+                assert str(caught.value) == told
+
+
+async def test_a_store_that_could_not_be_opened_is_opened_when_it_can_be(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "later" / "sessions.db") as store:
+        with pytest.raises(StoreRefused):
+            await store.ping()
+        (tmp_path / "later").mkdir()
+        await store.ping()
+
+
+async def test_an_acknowledged_turn_is_on_the_disk_and_a_closed_store_holds_nothing(path: Path) -> None:
+    async with on_sqlite(path) as rig:
+        await take_turn(rig.claims())
+        with closing(sqlite3.connect(path)) as other:
+            assert other.execute("SELECT turn, length(body) > 0 FROM turns").fetchall() == [(1, 1)]
+        assert path.with_name("sessions.db-wal").exists()
+    assert not path.with_name("sessions.db-wal").exists()  # which the last connection takes with it
 
 
 @contextmanager
