@@ -133,6 +133,18 @@ async def test_a_replay_shows_the_tools_too(hasty: Settings) -> None:
     assert again.events[-1] == first.events[-1]
 
 
+async def test_a_replay_is_told_as_the_turn_was(settings: Settings) -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        for event in (ToolCall("1", "clock", {}), ToolResult("1", "noon"), "It is noon."):
+            yield event
+
+    async with warm(settings, agent=agent) as app:
+        told = [(await app.chat("hello", idempotency_key="k", accept=SSE)).events for _ in range(2)]
+    assert told[0] == told[1]
+    assert told[1][0] == ("turn", {"session_id": "s", "turn": 1})
+    assert told[1][-2] == ("delta", {"text": "It is noon."})
+
+
 async def test_an_agent_is_handed_the_history_and_its_own_state(settings: Settings) -> None:
     async with warm(settings, agent=agents.counting) as app:
         answers = [(await app.chat(message)).json for message in ("a", "b", "c")]
