@@ -1,13 +1,17 @@
 """AGENT_TOOLS behind pydantic-ai: the same functions, the same keys, the same words for what went wrong."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
+import pydantic_ai
 import pytest
+from pydantic_ai import messages
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from app.agents import OpenTurn, from_pydantic_ai
 from app.agents.tools import ToolKey
-from app.events import Stop, ToolResult
+from app.events import AgentEvent, Stop, ToolResult, Usage
 from tests.conformance.agents.pydantic_ai_model import model_of
 from tests.conformance.agents.script import Script
 
@@ -49,3 +53,28 @@ async def test_the_budget_of_a_turn_ends_it() -> None:
             *_, last = [event async for event in events]
     assert isinstance(last, Stop)
     assert last.reason == "budget"
+
+
+async def test_a_run_that_fails_after_its_model_calls_tells_what_they_used() -> None:
+    async def answer(_: Sequence[messages.ModelMessage], __: AgentInfo) -> AsyncIterator[str]:
+        yield "words that do not fit"
+
+    agent = pydantic_ai.Agent(FunctionModel(stream_function=answer), retries=2)
+
+    @agent.output_validator
+    def never(_: str) -> str:
+        raise pydantic_ai.ModelRetry("no")
+
+    turn = OpenTurn("hello", [], b"", 1, "s", "p", 8, asyncio.get_running_loop().time() + 10)
+    told: list[AgentEvent] = []
+
+    async def run() -> None:
+        async with aclosing(from_pydantic_ai.adapt(agent)(turn)) as events:  # type: ignore[type-var]  # a generator
+            async for event in events:
+                told.append(event)  # noqa: PERF401 kept when it raises
+
+    with pytest.raises(pydantic_ai.UnexpectedModelBehavior):
+        await run()
+    usages = [each for each in told if isinstance(each, Usage)]
+    assert [each.steps for each in usages] == [0, 1, 2, 3]
+    assert usages[-1].output_tokens > 0

@@ -84,10 +84,11 @@ class PydanticAI:
                 async for event in events:
                     for shown in _shown(event):
                         yield shown
-                    if isinstance(event, messages.FunctionToolCallEvent):
+                    if isinstance(event, messages.FunctionToolCallEvent | messages.PartStartEvent):
                         yield _usage(events.usage)
                 reason = STOP_REASONS.get(_last_response(events.new_messages()).finish_reason, "end_turn")
             except (exceptions.AgentRunError, DeadlineExceeded) as exc:
+                yield _usage(events.usage)  # also of a run that fails now: it has been paid for
                 reason = _reason(exc, events.usage.requests >= turn.max_steps)
             if reason in WHOLE:
                 yield State(_pack(events.new_messages()))
