@@ -178,7 +178,7 @@ class TurnService:
         try:
             cut = await running.run_agent(self._follow(opened, work, running, reservation), request.deadline)
         finally:
-            work.stop_tools()
+            work.end()
         if cut or work.reason == "deadline":  # an agent that knows its deadline ends by itself in time
             work.cut(cut or "deadline")
         return work.finish(claim.item.turn, request.message)

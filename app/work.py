@@ -88,11 +88,16 @@ class Work:
         """Let the time of tools run from the first call without a result to the last result."""
         self.open_calls += 1 if isinstance(event, ToolCall) else -1
         if not self.open_calls:
-            self.stop_tools()
+            self._stop_tools()
         elif self.asked_at is None:
             self.asked_at = time.monotonic()
 
-    def stop_tools(self) -> None:
+    def end(self) -> None:
+        """Nothing is added from here on: an agent that is left behind may still yield."""
+        self.finished = True
+        self._stop_tools()
+
+    def _stop_tools(self) -> None:
         """Let the time of tools stand still."""
         if self.asked_at is not None:
             self.tools_s += time.monotonic() - self.asked_at
@@ -115,7 +120,6 @@ class Work:
 
     def finish(self, number: int, message: str) -> Turn:
         """Return the turn. No tool call stays without its result, however the agent came to its end."""
-        self.finished = True
         answered = {tool.id for tool in self.tools if isinstance(tool, ToolResult)}
         calls = [tool for tool in self.tools if isinstance(tool, ToolCall)]
         unanswered = [ToolResult(call.id, None, ok=False) for call in calls if call.id not in answered]

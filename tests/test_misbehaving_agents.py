@@ -105,6 +105,32 @@ async def test_an_agent_that_does_not_obey_is_left_behind(settings: Settings, ca
     ]
 
 
+async def test_an_agent_that_is_left_behind_before_it_said_anything_goes_no_further(settings: Settings) -> None:
+    """Its turn is settled, so nobody would count what it goes on to use."""
+    released, ended, calls = asyncio.Event(), asyncio.Event(), 0
+
+    async def stubborn(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        nonlocal calls
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        try:
+            for _ in range(3):
+                calls += 1
+                yield Usage(input_tokens=100 * calls, steps=calls)
+        finally:
+            ended.set()
+
+    async with warm(settings.model_copy(update={"timeout_s": 1.0}), agent=stubborn) as app:
+        assert (await app.chat("hello")).slug == "deadline-exceeded"
+        released.set()
+        async with asyncio.timeout(5):
+            await ended.wait()
+    assert calls == 1
+
+
 @pytest.mark.parametrize("what", ["tools", "state"])
 async def test_what_an_agent_does_is_bounded_like_what_it_says(settings: Settings, what: str) -> None:
     async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
