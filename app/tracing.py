@@ -9,7 +9,7 @@ Nothing is recorded that a user, a model or a tool said, not as an attribute and
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -48,6 +48,8 @@ class Traced:
         self._agent = agent
         self._tracer = provider.get_tracer("agent_service", schema_url=SCHEMA)
         self._name = name
+        self._tools: Collection[str] | None = getattr(agent, "tool_names", None)
+        self.keeps_budget: bool = getattr(agent, "keeps_budget", False)  # `turns` asks whom it runs
         maker, _, short = (model or "").rpartition(":")
         self._model = {"gen_ai.request.model": short} if short else {}
         if maker or name == "claude":
@@ -64,7 +66,7 @@ class Traced:
         with self._tracer.start_as_current_span(
             f"invoke_agent {self._name}", attributes=about, record_exception=False, set_status_on_exception=False
         ) as span:
-            steps = _Steps(self._tracer, self._model)
+            steps = _Steps(self._tracer, self._model, self._tools)
             try:
                 async with aclosing(self._agent(turn)) as events:  # type: ignore[type-var]  # as in `turns`
                     async for event in events:
@@ -86,6 +88,7 @@ class Traced:
 class _Steps:
     """The steps of a turn as they happen. A span is made when it is known where it began and ended.
 
+    tools:   that there are; None where any name may be one
     began:   of the current model call, in nanoseconds of the clock
     spoke:   when it ended, because it asked for a tool; None as long as it goes on
     counted: the turn's usage before that call
@@ -94,6 +97,7 @@ class _Steps:
 
     tracer: Tracer
     model: Mapping[str, str]
+    tools: Collection[str] | None = None
     began: int = field(default_factory=time.time_ns)
     spoke: int | None = None
     counted: Usage = NO_USAGE
@@ -149,10 +153,8 @@ class _Steps:
 
     def _end_tool(self, call: str, error: str | None) -> None:
         name, began = self.calls.pop(call)
-        known = name if NAME.fullmatch(name) else OTHER
+        known = name if NAME.fullmatch(name) and (self.tools is None or name in self.tools) else OTHER
         about = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": known}
-        if NAME.fullmatch(call):
-            about["gen_ai.tool.call.id"] = call
         span = self.tracer.start_span(f"execute_tool {known}", start_time=began, attributes=about)
         if error:
             _fail(span, error)

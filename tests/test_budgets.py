@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.trace import NoOpTracerProvider
 
 from app.agents import Agent, OpenTurn
 from app.auth import ANONYMOUS
@@ -18,6 +19,7 @@ from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
 from app.sessions import SessionKey
 from app.sessions.codec import unpack
 from app.telemetry import FACTS
+from app.tracing import Traced
 from tests import agents
 from tests.conformance.stores.rig import Clock
 from tests.entry_points import ENTRY_POINTS
@@ -170,9 +172,11 @@ async def test_a_turn_that_reached_its_limit_is_stored_though_nothing_was_said(s
     assert body["usage"]["input_tokens"] == 60
 
 
-async def test_an_agent_that_ends_by_itself_keeps_its_state(settings: Settings) -> None:
+@pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
+async def test_an_agent_that_ends_by_itself_keeps_its_state(settings: Settings, *, traced: bool) -> None:
     store, agent = MemoryStore(), Careful()
-    async with warm(limited(settings, max_tokens=41), store=store, agent=agent) as app:
+    used = Traced(agent, NoOpTracerProvider(), "mine", None) if traced else agent
+    async with warm(limited(settings, max_tokens=41), store=store, agent=used) as app:
         answer = await app.chat("x")
     assert (answer.json["stop_reason"], agent.calls) == ("budget", 2)
     [item] = await store.newest(SessionKey(ANONYMOUS, "s"), 1)

@@ -70,7 +70,7 @@ def take_turns(client: HTTPClient, model: FakeModel) -> dict[str, Answer]:
     chat("cut", says("canary so", ASKS), broken("content_block_delta", Fault.CUT))
     chat("cut-sse", says("canary so", ASKS), broken("content_block_delta", Fault.CUT), accept=SSE)
     chat("failing", says("canary so", Call("failing", {"text": CANARY}), ASKS), says("canary oh"))
-    chat("unknown", says("canary so", Call("canary tool", {})), says("canary oh"))
+    chat("unknown", says("canary so", Call("canary_tool", {})), says("canary oh"))
     chat("alone", says("canary"), trace=False)
     answers["transcript"] = client.request("GET", f"/sessions/{CANARY}-json?before=9", headers=parent("transcript"))
     answers["nowhere"] = client.request(
@@ -131,7 +131,7 @@ def test_a_tool_that_fails_is_told_without_its_reason(traced: Run) -> None:
     }
 
 
-def test_a_tool_by_a_name_that_none_can_have_is_not_named(traced: Run) -> None:
+def test_a_tool_that_there_is_none_of_is_not_named(traced: Run) -> None:
     assert "execute_tool _OTHER" in [span.name for span in traced.of("unknown")]
 
 
@@ -155,17 +155,14 @@ def test_attributes_are_those_of_the_conventions_and_add_up(traced: Run) -> None
     for name, total in (tokens | cached).items():
         assert sum(chat.attributes[name] for chat in chats) == total
     assert all(chat.attributes.items() >= {"gen_ai.operation.name": "chat", **model}.items() for chat in chats)
-    assert {name: value for name, value in tool.attributes.items() if name != "gen_ai.tool.call.id"} == {
-        "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": "weather",
-    }
+    assert tool.attributes == {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "weather"}
     assert [span.kind for span in (agent, chats[0], tool)] == [1, 3, 1]  # internal, client
 
 
 def test_names_are_pinned_to_one_version_of_the_conventions(traced: Run) -> None:
     known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
     used = {name for span in traced.found.spans for name in span.attributes if name.startswith("gen_ai.")}
-    assert len(used) == 11
+    assert len(used) == 10
     assert used <= known
     assert {span.schema for span in traced.found.named("invoke_agent")} == {SCHEMA}
     assert Schemas.V1_44_0.value == SCHEMA
@@ -307,11 +304,17 @@ async def test_what_is_cut_short_is_told_so() -> None:
 
 async def test_a_tool_without_a_result_failed() -> None:
     async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
-        yield ToolCall("not a name", "clock", {})
+        yield ToolCall("1", "clock", {})
 
-    spans = await spans_of(agent)
-    assert told(spans)[1:] == [("execute_tool clock", None, "_OTHER")]
-    assert of(spans[0], "gen_ai.tool.call.id") is None
+    assert told(await spans_of(agent))[1:] == [("execute_tool clock", None, "_OTHER")]
+
+
+async def test_a_tool_by_a_name_that_none_can_have_is_not_named() -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield ToolCall("1", f"{CANARY}, for example", {})
+        yield ToolResult("1", None)
+
+    assert told(await spans_of(agent))[1:] == [("execute_tool _OTHER", None, None)]
 
 
 async def test_a_model_that_fails_at_once_was_called() -> None:

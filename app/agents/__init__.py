@@ -9,7 +9,8 @@ open is an async context manager too: it is entered before the first turn and le
 each long freeze, whose connections are dead.
 
 An agent that ends by itself at the turn's tokens and dollars says so with an attribute `keeps_budget`. Any other is
-ended by the service at the end of a step, if it yields `Usage`.
+ended by the service at the end of a step, if it yields `Usage`. One that passes on what a model asks for says with an
+attribute `tool_names` which tools there are, so that a trace names no other.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence

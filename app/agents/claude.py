@@ -5,7 +5,7 @@ time, the size of tool results and of the history, and how often the model may a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Self
@@ -104,6 +104,11 @@ class Claude:
             self._request["system"] = instructions
         if toolbox.definitions:
             self._request["tools"] = toolbox.definitions
+
+    @property
+    def tool_names(self) -> Collection[str]:
+        """The tools there are; a model may ask for others."""
+        return self._toolbox.names
 
     async def __aenter__(self) -> Self:
         await self._api.__aenter__()
