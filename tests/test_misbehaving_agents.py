@@ -117,7 +117,7 @@ async def test_an_agent_that_is_left_behind_before_it_said_anything_goes_no_furt
             except asyncio.CancelledError:
                 continue
         try:
-            for _ in range(3):
+            for _call in range(3):
                 calls += 1
                 yield Usage(input_tokens=100 * calls, steps=calls)
         finally:

@@ -29,6 +29,8 @@ def test_what_is_said_and_done_is_shown_and_the_rest_is_not() -> None:
     turn = work.finish(3, "hello")
     assert (turn.number, turn.message, turn.answer, turn.tools) == (3, "hello", "so?", (CALL, RESULT))
     assert (turn.state, turn.stop_reason, turn.usage) == (b"s", "refusal", Usage(steps=1))
+    assert not work.finished  # `end` says so, whatever became of the turn
+    work.end()
     assert work.finished
 
 
@@ -106,13 +108,13 @@ def test_the_time_of_tools_runs_from_the_first_open_call_to_the_last_result() ->
     work.take(ToolResult("2", None))
     first_s = work.tools_s
     assert 0 < first_s <= time.monotonic() - began
-    work.stop_tools()
+    work.end()
     assert work.tools_s == first_s  # nothing is open
     began = time.monotonic()
     work.take(ToolCall("3", "clock", {}))
     work.take(ToolCall("4", "clock", {}))
-    work.stop_tools()
+    work.end()
     assert first_s < work.tools_s <= first_s + time.monotonic() - began
     stopped_s = work.tools_s
-    work.stop_tools()
+    work.end()
     assert work.tools_s == stopped_s
