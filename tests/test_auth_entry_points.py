@@ -29,6 +29,7 @@ CALLS = [
     ("GET", "/sessions/s"),
     ("DELETE", "/sessions/s"),
     ("POST", "/sessions/s/cancel"),
+    ("GET", "/usage"),
 ]
 BAD_KEYS: dict[str, dict[str, str | bytes]] = {
     "absent": {},

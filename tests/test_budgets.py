@@ -27,6 +27,7 @@ from tests.in_process import App, Outage, warm
 from tests.memory_store import MemoryStore
 from tests.model_script import USAGE as MODEL_USAGE
 from tests.model_script import always_another_call, says
+from tests.test_auth_entry_points import API_KEYS, KEY, OTHER
 from tests.test_silent_store import LIMIT_S, Silent
 from tests.with_model import goes_on, talking
 
@@ -532,6 +533,20 @@ def test_every_entry_point_tells_of_budgets_alike(tmp_path: Path, entry: str, ac
     assert usage.headers["content-type"] == "application/json"
     assert (usage.headers["x-content-type-options"], usage.headers["cache-control"]) == ("nosniff", "no-store")
     assert (usage.json["turns"], usage.json["input_tokens"], usage.json["limits"]["tokens"]) == (2, 14, 15)
+
+
+def test_a_principal_uses_and_sees_its_own_budget_only(tmp_path: Path) -> None:
+    with ENTRY_POINTS["asgi"](tmp_path, **SETTINGS, **API_KEYS) as client:
+
+        def ask(key: str) -> list[int]:
+            head = {"content-type": "application/json", "x-api-key": key}
+            answers = [client.request("POST", "/chat", b'{"message":"hello"}', head) for _ in range(3)]
+            return [each.status for each in answers]
+
+        assert ask(KEY) == [200, 200, 429]
+        seen = [client.request("GET", "/usage", headers={"x-api-key": each}).json["turns"] for each in (KEY, OTHER)]
+        assert seen == [2, 0]
+        assert ask(OTHER) == [200, 200, 429]
 
 
 async def test_many_turns_of_one_session_and_day_add_up(settings: Settings) -> None:

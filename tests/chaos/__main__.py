@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from tests.chaos import (
+    budgets,
     cancel,
     contract,
     drain,
@@ -46,6 +47,7 @@ BARS = (
     outage.BAR,
     overload.BAR,
     limits.BAR,
+    budgets.BAR,
     hostile.BAR,
     leaks.BAR,
     lengthy.BAR,

@@ -68,6 +68,8 @@ EDITS = {
     "no retry of the store": Edit("app.sessions.dynamodb", "ATTEMPTS = 3", "ATTEMPTS = 1"),
     "no platform margin": Edit("app.deadline", "PLATFORM_MARGIN_S = 1.5", "PLATFORM_MARGIN_S = 0.0"),
     "slots of the living are taken": Edit("app.limits", "each not in held or", "True or"),
+    "nothing is set aside": Edit("app.budgets", "{name: 2 * most", "{name: 0 * most"),
+    "usage is not taken at once": Edit("app.turns", "await reservation.grow(work.usage)", "pass"),
     "no replay": Edit("app.sessions.claims", "if item.req == request_id:", "if False:"),
 }
 

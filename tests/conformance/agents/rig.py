@@ -10,6 +10,7 @@ from app import turn_log
 from app.agents import Agent, OpenTurn, from_langgraph, from_pydantic_ai, from_strands
 from app.agents.basic_tools import clock
 from app.agents.echo import echo
+from app.budgets import Budgets, Limit
 from app.events import AgentEvent, Turn, TurnDone, TurnEvent
 from app.running import RunningTurn
 from app.sessions import SessionKey
@@ -104,9 +105,10 @@ WITHOUT_MODEL = ["echo", "ten lines"]
 class Sessions:
     """Sessions with one agent, through the turn service."""
 
-    def __init__(self, agent: Agent, max_steps: int = MAX_STEPS) -> None:
+    def __init__(self, agent: Agent, max_steps: int = MAX_STEPS, limit: Limit = Limit()) -> None:  # noqa: B008 frozen
         self._store = MemoryStore()
-        self._turns = TurnService(Claims(self._store, 20, 60, time.time), agent, max_steps, turn_log.write)
+        claims = Claims(self._store, 20, 60, time.time)
+        self._turns = TurnService(claims, agent, max_steps, turn_log.write, None, Budgets(claims, limit))
 
     def start(self, message: str, session: str = "s", timeout_s: float = PATIENCE_S) -> RunningTurn:
         deadline = asyncio.get_running_loop().time() + timeout_s

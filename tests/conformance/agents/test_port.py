@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
+from app.budgets import Limit
 from app.events import Stop, Text, ToolCall, ToolResult, Turn, Usage
 from app.sessions.codec import pack, unpack
 from tests.conformance.agents.rig import HEARTBEAT_S, MAX_STEPS, PATIENCE_S, Sessions, Subject, done, events_of, opened
@@ -94,6 +95,21 @@ async def test_a_model_sees_the_tools_of_earlier_turns(modelled: Subject) -> Non
     await sessions.turn("two")
     roles = [role for role, text in script_of(modelled).asked[-1] if text]
     assert roles == ["user", "call", "result", "model", "user"]
+
+
+@pytest.mark.parametrize(("limit", "calls"), [(1, 1), (53, 2)])
+async def test_a_turn_ends_with_its_budget_and_one_model_call_more_at_most(
+    modelled: Subject, limit: int, calls: int
+) -> None:
+    sessions = Sessions(modelled.agent, max_steps=9, limit=Limit(limit))
+    turn = await sessions.turn("again")
+    asked = len(script_of(modelled).asked)
+    assert turn.stop_reason == "budget"
+    assert calls <= asked <= calls + 1
+    assert turn.usage.input_tokens + turn.usage.output_tokens >= limit
+    assert all(each.ok for each in turn.tools if isinstance(each, ToolResult)) or asked > calls
+    assert (await sessions.turn("two")).number == 2
+    assert paired(script_of(modelled))
 
 
 async def test_usage_is_the_sum_of_the_model_calls(modelled: Subject) -> None:
