@@ -78,6 +78,16 @@ class Usage:
         if not (tokens_ok and 0 <= self.steps < INF and 0 <= self.usd < INF):  # spelt out: made for each stored turn
             raise ValueError("usage is finite numbers from 0")
 
+    def raised_to(self, other: "Usage") -> "Usage":
+        """Return the higher of each number. A total does not fall: what was used stays used."""
+        return Usage(
+            max(self.input_tokens, other.input_tokens),
+            max(self.output_tokens, other.output_tokens),
+            max(self.cached_tokens, other.cached_tokens),
+            max(self.steps, other.steps),
+            max(self.usd, other.usd),
+        )
+
 
 NO_USAGE = Usage()
 

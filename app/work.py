@@ -48,10 +48,10 @@ class Work:
                     raise ResponseTooLarge("the agent's state passed its limit")
                 self.state = event.data
             case Usage():
-                self.usage = event
+                self.usage = self.usage.raised_to(event)
             case Stop():
                 self.reason = event.reason
-                self.usage = event.usage or self.usage
+                self.usage = self.usage.raised_to(event.usage or self.usage)
             case _:
                 raise AgentFailed(f"the agent yielded a {type(event).__name__}")
         return None

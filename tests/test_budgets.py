@@ -190,6 +190,25 @@ async def test_an_agent_that_does_not_want_to_end_is_ended(settings: Settings) -
     assert (answer.status, answer.json["answer"], answer.json["stop_reason"]) == (200, "x", "budget")
 
 
+async def test_usage_that_falls_is_counted_at_its_highest(settings: Settings) -> None:
+    """An agent tells the total so far. One that tells less than before has used no less."""
+
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield Usage(500, 20, 5, 1, 0.25)
+        yield Usage(10, 40, 0, 2, 0.0)
+        yield Stop("end_turn", Usage(1, 1, 1, 1, 0.125))
+
+    async with warm(limited(settings, max_tokens=900, daily_max_tokens=9000), agent=agent) as app:
+        assert (await app.chat("x")).json["usage"] == {
+            "input_tokens": 500,
+            "output_tokens": 40,
+            "cached_tokens": 5,
+            "steps": 2,
+            "usd": 0.25,
+        }
+        assert (await app.request("GET", "/usage")).json["input_tokens"] == 500
+
+
 async def test_an_agent_is_told_what_it_may_use(settings: Settings) -> None:
     seen: list[OpenTurn] = []
 
