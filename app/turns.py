@@ -207,14 +207,15 @@ class TurnService:
     async def _has_used_up(self, event: AgentEvent, before: Usage, work: Work, reservation: Reservation) -> bool:
         """Return whether a step has ended with this event, in a turn that has used what it may.
 
-        A step ends with the last result that its tools owe, or at the latest with the usage of the next one.
+        A step ends with the last result that its tools owe, or at the latest with the usage of the next one. Of an
+        agent that counts no steps, each usage is taken for that of another one.
         """
         if work.usage is not before:
             await reservation.grow(work.usage)
         if self._keeps_budget:
             return False
         if isinstance(event, Usage):
-            return event.steps > before.steps and reservation.limit.is_reached(before)
+            return (event.steps > before.steps or not event.steps) and reservation.limit.is_reached(before)
         return isinstance(event, ToolResult) and not work.open_calls and reservation.limit.is_reached(work.usage)
 
     def _open(self, request: TurnRequest, claim: Claim, limit: Limit) -> OpenTurn:

@@ -190,6 +190,17 @@ async def test_an_agent_that_does_not_want_to_end_is_ended(settings: Settings) -
     assert (answer.status, answer.json["answer"], answer.json["stop_reason"]) == (200, "x", "budget")
 
 
+async def test_an_agent_that_counts_no_steps_is_ended_by_its_usage(settings: Settings) -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        for number in range(1, 10):
+            yield f"{number}"
+            yield Usage(input_tokens=40 * number)
+
+    async with warm(limited(settings, max_tokens=40), agent=agent) as app:
+        answer = await app.chat("x")
+    assert (answer.json["stop_reason"], answer.json["usage"]["input_tokens"]) == ("budget", 80)
+
+
 async def test_usage_that_falls_is_counted_at_its_highest(settings: Settings) -> None:
     """An agent tells the total so far. One that tells less than before has used no less."""
 
