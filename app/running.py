@@ -90,6 +90,8 @@ class RunningTurn:
                 raise AgentFailed("the agent raised CancelledError")
             if cut is None:
                 agent.result()
+            if cut == "budget":  # it is being closed already: cancelled now, it could not wait for what it gives back
+                await asyncio.wait([agent], timeout=OBEY_S)
             return cut
         finally:
             if not agent.done():

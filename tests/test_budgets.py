@@ -220,6 +220,26 @@ async def test_usage_that_falls_is_counted_at_its_highest(settings: Settings) ->
         assert (await app.request("GET", "/usage")).json["input_tokens"] == 500
 
 
+async def test_an_agent_that_is_ended_may_clean_up(settings: Settings) -> None:
+    """It holds a connection, which it gives back with a wait."""
+    steps: list[str] = []
+
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        try:
+            for number in range(1, 10):
+                yield "x"
+                yield Usage(input_tokens=40 * number, steps=number)
+        finally:
+            steps.append("begun")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            steps.append("done")
+
+    async with warm(limited(settings, max_tokens=40), agent=agent) as app:
+        assert (await app.chat("x")).json["stop_reason"] == "budget"
+    assert steps == ["begun", "done"]
+
+
 async def test_an_agent_is_told_what_it_may_use(settings: Settings) -> None:
     seen: list[OpenTurn] = []
 
