@@ -5,14 +5,14 @@ Plain frozen dataclasses without I/O. An agent yields `str` (text), `ToolCall`, 
 `TurnDone`.
 """
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 StopReason: TypeAlias = Literal["end_turn", "max_steps", "max_tokens", "deadline", "budget", "refusal", "cancelled"]
 STOP_REASONS = frozenset(get_args(StopReason))
-INF = math.inf
+MAX = sys.float_info.max  # an int may be above it, and then nobody can reckon with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,10 @@ class Usage:
     usd: float = 0.0
 
     def __post_init__(self) -> None:
-        tokens_ok = 0 <= self.input_tokens < INF and 0 <= self.output_tokens < INF and 0 <= self.cached_tokens < INF
-        if not (tokens_ok and 0 <= self.steps < INF and 0 <= self.usd < INF):  # spelt out: made for each stored turn
+        if type(self.usd) is not float:
+            object.__setattr__(self, "usd", float(self.usd))  # a Decimal, as prices are reckoned, is no JSON
+        tokens_ok = 0 <= self.input_tokens <= MAX and 0 <= self.output_tokens <= MAX and 0 <= self.cached_tokens <= MAX
+        if not (tokens_ok and 0 <= self.steps <= MAX and 0 <= self.usd <= MAX):  # spelt out: made for each stored turn
             raise ValueError("usage is finite numbers from 0")
 
     def raised_to(self, other: "Usage") -> "Usage":

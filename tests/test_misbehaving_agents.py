@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ WRONG: dict[str, Callable[[], list[Any]]] = {
     "usage that is none": lambda: [Stop("end_turn", {"prompt_tokens": 1})],  # type: ignore[arg-type]
     "usage that is no number": lambda: [Usage(usd=float("nan"))],
     "negative usage": lambda: [Usage(input_tokens=-1)],
+    "usage above all numbers": lambda: [Usage(input_tokens=10**400)],
+    "dollars above all numbers": lambda: [Usage(usd=10**400)],
     "state that is no bytes": lambda: [State("text")],  # type: ignore[arg-type]
     "call without a text as id": lambda: [ToolCall(1, "clock", {})],  # type: ignore[arg-type]
     "result that does not say whether it is ok": lambda: [ToolResult("1", 1, "yes")],  # type: ignore[arg-type]
@@ -56,6 +59,21 @@ async def test_an_event_that_no_turn_can_hold_fails_the_turn_and_not_the_session
         assert (failed.status, failed.slug) == (502, "agent-failed")
         assert (await app.chat("right")).json["turn"] == 1
         assert await app.messages() == ["right"]
+
+
+async def test_dollars_may_be_told_as_a_decimal_and_are_read_again(settings: Settings) -> None:
+    """Prices are reckoned so; a turn that held one could not be read, and its session stayed damaged."""
+
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield "hello"
+        yield Usage(steps=1, usd=Decimal("0.125"))  # type: ignore[arg-type]
+
+    async with warm(settings, agent=agent) as app:
+        first = await app.chat("hello", idempotency_key="k")
+        assert first.json["usage"]["usd"] == 0.125
+        again = await app.chat("hello", idempotency_key="k")
+        assert (again.status, again.body) == (200, first.body)
+        assert await app.messages() == ["hello"]
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
