@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from app.auth import ANONYMOUS
 from app.config import Settings
+from app.deadline import RELEASE_MARGIN_S
 from app.errors import StoreRefused, StoreUnavailable
 from app.lifecycle import Lifecycle
 from app.sessions import SessionKey, TurnItem
@@ -79,9 +81,24 @@ def hasty(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize("silent", [["newest"], ["claim"], ["commit"], ["commit", "release"]], ids="+".join)
 async def test_a_turn_ends_though_its_store_does_not_answer(hasty: Settings, silent: list[str]) -> None:
+    loop = asyncio.get_running_loop()
     async with warm(hasty, store=Silent(*silent)) as app, asyncio.timeout(LIMIT_S):
+        began = loop.time()
         answer = await app.chat("hello")
+        assert loop.time() - began < hasty.timeout_s + RELEASE_MARGIN_S + 0.5
     assert (answer.status, answer.slug) == (503, "store-unavailable")
+
+
+async def test_a_turn_that_met_its_deadline_is_given_back_by_a_store_that_takes_a_moment(hasty: Settings) -> None:
+    class Slow(MemoryStore):
+        async def release(self, key: SessionKey, turn: int, run: str) -> None:
+            await asyncio.sleep(0.01)
+            await super().release(key, turn, run)
+
+    store = Slow()
+    async with warm(hasty, store=store, agent=agents.silent) as app:
+        assert (await app.chat("hello")).slug == "deadline-exceeded"
+    assert await store.newest(SessionKey(ANONYMOUS, "s"), 1) == []
 
 
 async def test_a_claim_that_was_cut_off_is_given_back(hasty: Settings) -> None:
