@@ -1,18 +1,19 @@
 """The line of a turn: exactly one, whatever ends it, and true."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from app import telemetry, turn_log
-from app.agents import OpenTurn
+from app.agents import Agent, OpenTurn
 from app.agents.echo import echo
 from app.auth import ANONYMOUS
 from app.config import Settings
 from app.errors import ShuttingDown, StoreRefused
 from app.events import AgentEvent, Stop, ToolCall, ToolResult, Usage
+from app.report import Report
 from app.sessions import SessionKey
 from app.sessions.claims import COMMIT_RETRY_S, Claims
 from app.turns import TurnRequest, TurnService
@@ -122,6 +123,30 @@ async def test_times_are_where_they_were_spent(settings: Settings, log: Log) -> 
     assert line["tools_ms"] >= 99  # of two calls at once the time counts once: twice would leave the model less
     assert line["model_ms"] >= 198
     assert sum(line[name] for name in MS - {"elapsed_ms"}) <= line["elapsed_ms"] + 1
+
+
+@pytest.mark.parametrize(
+    ("agent", "down", "parts"),
+    [
+        (echo, (), ["claim", "agent", "commit", "release"]),
+        (echo, ("commit",), ["claim", "agent", "commit", "release"]),
+        (agents.raising, (), ["claim", "agent", "release"]),
+        (echo, ("newest",), ["claim"]),
+    ],
+    ids=["a whole turn", "not stored", "an agent that raises", "not claimed"],
+)
+async def test_a_report_tells_every_part_that_a_turn_reached(
+    agent: Agent, down: Sequence[str], parts: list[str]
+) -> None:
+    reports, store = list[Report](), Outage(*down)
+    store.error = StoreRefused("no space")
+    turns = TurnService(Claims(store, 5, 60), agent, 1, reports.append)
+    deadline = asyncio.get_running_loop().time() + 5
+    await turns.start(TurnRequest(SessionKey(ANONYMOUS, "s"), "hello", None, 0.0, deadline)).settled()
+    [report] = reports
+    assert list(report.parts_s) == parts
+    assert sum(report.parts_s.values()) == pytest.approx(report.elapsed_s)
+    assert agent is echo or str(report.failure) == "the agent raised LookupError"
 
 
 async def test_every_attempt_to_store_the_turn_is_part_of_the_commit(settings: Settings, log: Log) -> None:

@@ -12,7 +12,7 @@ from starlette.types import Message
 from app.agents import OpenTurn
 from app.config import Settings
 from app.deadline import COMMIT_MARGIN_S
-from app.events import AgentEvent, ToolCall, ToolResult
+from app.events import AgentEvent, Stop, ToolCall, ToolResult
 from app.main import DAY_S, create_app
 from app.sessions import SessionKey
 from app.sessions.claims import Claim, Claims
@@ -58,6 +58,22 @@ async def test_a_turn_whose_process_slept_beyond_its_time_is_stored_all_the_same
         answer = await app.chat("hello")
         assert (answer.status, answer.json["answer"], answer.json["stop_reason"]) == (200, "half", "deadline")
         assert await app.messages() == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "reason"), [(["half"], 200, "deadline"), ([], 504, None)], ids=["something said", "nothing said"]
+)
+async def test_an_agent_that_knows_its_deadline_ends_as_if_it_was_ended_there(
+    settings: Settings, said: list[str], status: int, reason: str | None
+) -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        for each in said:
+            yield each
+        yield Stop("deadline")
+
+    async with warm(settings, agent=agent) as app:
+        answer = await app.chat("hello")
+    assert (answer.status, answer.json.get("stop_reason")) == (status, reason)
 
 
 async def test_silence_until_the_deadline_is_a_timeout_and_frees_the_session(hasty: Settings) -> None:
