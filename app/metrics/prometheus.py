@@ -12,6 +12,7 @@ from app.metrics import BUCKETS_S, GAUGES, METRICS, PREFIX, Metric, outcome
 from app.report import Report
 
 PATH = "/metrics"
+PARTS = {False: ("",), True: ("_bucket", "_sum", "_count")}
 OPENMETRICS = "application/openmetrics-text"
 
 
@@ -24,6 +25,9 @@ class Prometheus:
         self._histograms = [(each, self._histogram(each)) for each in METRICS if each.timed]
         self._gauge("running_turns").set_function(lambda: lifecycle.running_turns)
         phase = self._gauge("phase", "phase")
+        # Not when each counter began, which the library would make as many series of again.
+        told = [f"{each.prometheus}{part}" for each in METRICS for part in PARTS[each.timed]]
+        self._told = self._registry.restricted_registry([*told, *(f"{PREFIX}_{name}" for name in GAUGES)])
         for each in Phase:
             phase.labels(each.value).set_function(partial(_is_in, lifecycle, each))
 
@@ -53,9 +57,9 @@ class Prometheus:
     async def scrape(self, request: Request) -> Response:
         """Answer as OpenMetrics where that is accepted, else in the text format that everybody reads."""
         if OPENMETRICS in request.headers.get("accept", ""):
-            body = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # the library's
+            body = openmetrics.generate_latest(self._told)  # type: ignore[no-untyped-call]  # the library's
             return _answer(body, openmetrics.CONTENT_TYPE_LATEST)
-        return _answer(text.generate_latest(self._registry), text.CONTENT_TYPE_PLAIN_0_0_4)
+        return _answer(text.generate_latest(self._told), text.CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _is_in(lifecycle: Lifecycle, phase: Phase) -> float:

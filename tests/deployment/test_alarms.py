@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.documents import OPERATIONS, load, of_type, properties
+from app.metrics import METRICS
+from app.metrics.emf import NAMESPACE, SERVICE
+from app.telemetry_settings import LOGGED
+from tests.deployment.documents import OPERATIONS, load, of_type, properties, variables
 from tests.deployment.promises import DELETE, Document, Promises, Rule, is_noticed
 
 promises = Promises()
@@ -30,6 +33,8 @@ def watched(alarm: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]
     ("TableSystemErrorsAlarm.Properties.Metrics.2", DELETE),
     ("ServerErrorsAlarm.Properties.Metrics.1", DELETE),
     ("ServerErrorsAlarm.Properties.Metrics.2", DELETE),
+    ("TurnFailuresAlarm", DELETE),
+    ("CostAlarm", DELETE),
 )
 def alarms_watch_every_way_to_fail(template: Document) -> None:
     alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
@@ -42,6 +47,8 @@ def alarms_watch_every_way_to_fail(template: Document) -> None:
         ("AWS/ApiGateway", "5XXError", ()),
         ("AWS/DynamoDB", "ReadThrottleEvents", ()),
         ("AWS/DynamoDB", "WriteThrottleEvents", ()),
+        (NAMESPACE, "failures", ()),
+        (NAMESPACE, "cost_usd", ()),
     } | {("AWS/DynamoDB", "SystemErrors", (operation,)) for operation in OPERATIONS}
     assert {metric for alarm in alarms for metric in watched(alarm)} == expected
 
@@ -50,7 +57,7 @@ def alarms_watch_every_way_to_fail(template: Document) -> None:
 def alarms_tell_the_topic(template: Document) -> None:
     tell = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
     alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
-    assert [alarm["AlarmActions"] for alarm in alarms] == [tell] * 6
+    assert [alarm["AlarmActions"] for alarm in alarms] == [tell] * 8
 
 
 @promises.broken_by(
@@ -79,6 +86,37 @@ def the_duration_alarm_rings_before_the_deadline(template: Document) -> None:
     assert alarm["Threshold"] == {"Fn::FindInMap": ["Modes", {"Ref": "ResponseMode"}, "SlowMs"]}
     for mode in template["Mappings"]["Modes"].values():
         assert mode["SlowMs"] < int(mode["TurnS"]) * 1000
+
+
+@promises.broken_by(
+    ("TurnFailuresAlarm.Properties.MetricName", "turn_failures"),
+    ("CostAlarm.Properties.Namespace", "agent_service"),
+    ("CostAlarm.Properties.Dimensions.0.Name", "Service"),
+    ("TurnFailuresAlarm.Properties.Dimensions.0.Value", "agent-service"),
+    ("AgentFunction.Properties.Environment.Variables.METRICS", "none"),
+    ("AgentFunction.Properties.Environment.Variables.LOG_LEVEL", "WARNING"),
+    ("AgentFunction.Properties.Environment.Variables.OTEL_SERVICE_NAME", "agent"),
+    ("Parameters.Metrics.Default", "none"),
+)
+def alarms_watch_metrics_that_the_function_makes(template: Document) -> None:
+    own = [
+        alarm for alarm in of_type(template, "AWS::CloudWatch::Alarm").values() if alarm.get("Namespace") == NAMESPACE
+    ]
+    assert len(own) == 2
+    for alarm in own:
+        assert alarm["MetricName"] in {metric.emf for metric in METRICS}
+        assert alarm["Dimensions"] == [{"Name": SERVICE, "Value": {"Ref": "AgentFunction"}}]
+    told, metrics = variables(template), template["Parameters"]["Metrics"]
+    assert (told["METRICS"], metrics["Default"]) == ({"Ref": "Metrics"}, "emf")
+    assert told["LOG_LEVEL"] in LOGGED
+    assert "OTEL_SERVICE_NAME" not in told  # so that the service is the function
+
+
+@promises.broken_by(("CostAlarm.Properties.Threshold", 10), ("CostAlarm.Properties.Period", 60))
+def the_cost_alarm_rings_at_what_an_hour_may_cost(template: Document) -> None:
+    alarm = properties(template, "CostAlarm")
+    assert (alarm["Threshold"], alarm["Period"]) == ({"Ref": "CostPerHour"}, 3600)
+    assert alarm["Statistic"] == "Sum"
 
 
 @pytest.fixture(scope="module")
