@@ -1,7 +1,7 @@
 """The service as it is, with a store that forgets and agents that only talk."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from typing import Self
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.agents import Agent, OpenTurn
 from app.events import AgentEvent
 from app.main import build
-from app.sessions import SessionKey, SessionStart, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, TurnItem
 
 __all__ = ["build"]
 
@@ -57,18 +57,11 @@ class MemoryStore:
         raise NotImplementedError
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         raise NotImplementedError
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         raise NotImplementedError
 
     async def ping(self) -> None:

@@ -7,7 +7,7 @@ around a store that has no wire.
 import asyncio
 import json
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from app.errors import StoreUnavailable
-from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, SessionStore, TurnItem
 
 T = TypeVar("T")
 
@@ -135,20 +135,13 @@ class FaultyStore:
         return await self._try("list", lambda: self._store.list_sessions(principal, limit, before))
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         return await self._try(
             "add", lambda: self._store.add(key, window, amounts, expires, below=below, once=once), once=once
         )
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         return await self._try("numbers", lambda: self._store.numbers(key, window))
 
     async def ping(self) -> None:

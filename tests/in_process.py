@@ -1,7 +1,7 @@
 """The app in this process and on the test's own event loop, with parts of the test's choosing."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx2
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.config import Settings
 from app.errors import StoreUnavailable
 from app.main import create_app
-from app.sessions import SessionKey, SessionStart, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, TurnItem
 from tests.entry_points import Answer
 from tests.memory_store import MemoryStore
 
@@ -47,19 +47,12 @@ class Outage(MemoryStore):
         return await super().list_sessions(principal, limit, before)
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         self._ask("add")
         return await super().add(key, window, amounts, expires, below=below, once=once)
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         self._ask("numbers")
         return await super().numbers(key, window)
 

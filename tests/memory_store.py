@@ -1,10 +1,10 @@
 """SessionStore in a dict: a fake for tests and measurements, held to the same conformance suite as the real ones."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
-from app.sessions import SessionKey, SessionStart, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, TurnItem
 
 
 class MemoryStore:
@@ -60,22 +60,16 @@ class MemoryStore:
         return [each for each in found if before is None or _place(each) < _place(before)][:limit]
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,  # noqa: ARG002 nothing expires here
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,  # noqa: ARG002 nothing is tried again here
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
+        del expires, once  # nothing expires here, and nothing is tried again
         held = self._counters[key, window]
-        if any(held[name] >= bound for name, bound in (below or {}).items()):
+        if any(held[name] >= bound for name, bound in below.items()):
             return None
         held.update(amounts)
         return {name: held[name] for name in amounts}
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         return dict(self._counters[key, window])
 
     async def ping(self) -> None:

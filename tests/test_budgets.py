@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from app.auth import ANONYMOUS
 from app.budgets import BUSY_RETRY_S, DAY_S, USAGE
 from app.config import Settings
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
-from app.sessions import SessionKey
+from app.sessions import NONE, Numbers, SessionKey
 from app.sessions.codec import unpack
 from app.telemetry import FACTS
 from app.tracing import Traced
@@ -412,15 +412,8 @@ class SlowSettlement(MemoryStore):
         self.begun, self.gate = asyncio.Event(), asyncio.Event()
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         if once:
             self.begun.set()
             await self.gate.wait()

@@ -1,7 +1,7 @@
 """A store that accepts a request and never answers it: every wait for it ends with the turn, and with the process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,7 +10,7 @@ from app.config import Settings
 from app.deadline import RELEASE_MARGIN_S
 from app.errors import StoreRefused, StoreUnavailable
 from app.lifecycle import Lifecycle
-from app.sessions import SessionKey, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, TurnItem
 from app.web_function import GRACE_S
 from tests import agents
 from tests.in_process import App, Outage, serving, warm
@@ -48,19 +48,12 @@ class Silent(MemoryStore):
         await super().release(key, turn, run)
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         await self._ask("add")
         return await super().add(key, window, amounts, expires, below=below, once=once)
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         await self._ask("numbers")
         return await super().numbers(key, window)
 

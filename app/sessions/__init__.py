@@ -7,7 +7,11 @@ history up to n was complete when it was read. Clocks decide liveness only; `run
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from types import MappingProxyType
+from typing import Protocol, Self, TypeAlias
+
+Numbers: TypeAlias = Mapping[str, int]  # of a counter, by name
+NONE: Numbers = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +107,8 @@ class SessionStore(Protocol):
         ...
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         """Add to named numbers of a counter, and return the new values of those.
 
         A counter belongs to a `key`, which is no session's, and a `window`; a number that it does not hold yet is 0. If
@@ -123,7 +120,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         """Return the numbers of a counter; empty for one that never was. Sees every acknowledged `add`."""
         ...
 

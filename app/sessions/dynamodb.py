@@ -39,7 +39,7 @@ from aiodynamo.sign import signed_dynamo_request
 from yarl import URL
 
 from app.errors import StoreRefused, StoreUnavailable
-from app.sessions import SessionKey, SessionStart, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, TurnItem
 from app.sessions.items import Attributes, dump, key_of, load, load_numbers
 
 T = TypeVar("T")
@@ -158,16 +158,8 @@ class DynamoDBStore:
         return _read(page, _load_start)
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
-        below = below or {}
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         values = {":expires": expires} | {f":{name}": amount for name, amount in amounts.items()}
         values |= {f":most_{name}": bound for name, bound in below.items()}
         payload: dict[str, object] = {
@@ -188,7 +180,7 @@ class DynamoDBStore:
         except NOT_OURS as exc:
             raise StoreUnavailable("DynamoDB UpdateItem answered something that is no counter") from exc
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         # A Query, which the role has anyway, in the place of a GetItem.
         page = await self._send(
             "Query",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from app.errors import StoreRefused, StoreUnavailable
-from app.sessions import SessionKey, SessionStart, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, TurnItem
 
 T = TypeVar("T")
 
@@ -102,15 +102,9 @@ class SQLiteStore:
         return await self._run(lambda db: [SessionStart(*row) for row in db.execute(query, values)])
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,  # noqa: ARG002 nothing is tried again here
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
+        del once  # nothing is tried again here
         statement = (
             "INSERT INTO numbers (pk, turn, name, value, expires) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET value = value + excluded.value, expires = excluded.expires"
@@ -121,14 +115,14 @@ class SQLiteStore:
             with db:
                 db.execute("BEGIN IMMEDIATE")
                 held = _numbers(db, key, window)
-                if any(held.get(name, 0) >= bound for name, bound in (below or {}).items()):
+                if any(held.get(name, 0) >= bound for name, bound in below.items()):
                     return None
                 db.executemany(statement, rows)
             return {name: held.get(name, 0) + amount for name, amount in amounts.items()}
 
         return await self._run(work)
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         return await self._run(lambda db: _numbers(db, key, window))
 
     async def ping(self) -> None:

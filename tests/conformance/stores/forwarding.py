@@ -1,10 +1,10 @@
 """Stores that pass every call on, and step in where a race must happen."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
-from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
+from app.sessions import NONE, Numbers, SessionKey, SessionStart, SessionStore, TurnItem
 
 MEET_S = 30.0  # nobody waits as long; who does has lost the others
 
@@ -42,18 +42,11 @@ class Forwarding:
         return await self._store.list_sessions(principal, limit, before)
 
     async def add(
-        self,
-        key: SessionKey,
-        window: int,
-        amounts: Mapping[str, int],
-        expires: int,
-        *,
-        below: Mapping[str, int] | None = None,
-        once: bool = False,
-    ) -> Mapping[str, int] | None:
+        self, key: SessionKey, window: int, amounts: Numbers, expires: int, *, below: Numbers = NONE, once: bool = False
+    ) -> Numbers | None:
         return await self._store.add(key, window, amounts, expires, below=below, once=once)
 
-    async def numbers(self, key: SessionKey, window: int) -> Mapping[str, int]:
+    async def numbers(self, key: SessionKey, window: int) -> Numbers:
         return await self._store.numbers(key, window)
 
     async def ping(self) -> None:
