@@ -30,9 +30,10 @@ class TelemetrySettings(SettingsPart):
     service_name: str | None = setting(
         "OTEL_SERVICE_NAME",
         None,
-        "1 to 255 characters of ASCII",
+        "1 to 255 characters of ASCII, not all of them spaces",
         "what traces and metrics call the service; by default agent-service, on Lambda the function's name",
-        pattern=r"^[ -~]{1,255}$",
+        pattern=r"^ *[!-~][ -~]*$",  # CloudWatch drops what has a dimension of spaces (PutMetricData, "Dimension")
+        max_length=255,
     )
 
     def validate_telemetry(self, *, on_lambda: bool, log_level: str) -> list[str]:

@@ -270,6 +270,7 @@ PROMETHEUS_ON_LAMBDA = "METRICS=prometheus has no effect on Lambda, where nobody
     [
         ({"METRICS": "statsd"}, "METRICS must be none, emf, prometheus or otlp"),
         ({"OTEL_SERVICE_NAME": "\n"}, "OTEL_SERVICE_NAME must be 1 to 255 characters of ASCII"),
+        ({"OTEL_SERVICE_NAME": "  "}, "OTEL_SERVICE_NAME must be 1 to 255 characters of ASCII, not all of them spaces"),
         ({"METRICS": "emf", "LOG_LEVEL": "WARNING"}, "METRICS=emf needs LOG_LEVEL=INFO or DEBUG"),
     ],
     ids=str,
