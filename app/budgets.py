@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from app.errors import QuotaExceeded, StoreUnavailable, UsageNotCounted
 from app.events import Usage
-from app.sessions import SessionKey
+from app.sessions import NONE, Numbers, SessionKey
 from app.sessions.claims import Claims
 
 USAGE = "~usage"  # the id of a principal's days, and the end of that of a session's counter
 DAY_S = 86_400
 BUSY_RETRY_S = 2  # when the turns that hold the rest will end, nobody knows
+ANSWER_S = 0.1  # for a store to say what it did for a turn that is stopped; it leaves time to give that back
 MICRO = 1_000_000  # dollars are counted in whole millionths
 MOST = 10**12  # of a turn: an agent that says it used more is wrong, and a store's numbers have an end
 
@@ -157,17 +158,28 @@ class Reservation:
         wanted = list(self._budgets.of(self._key))
         limited = {name for each in wanted for name in each.limit.amounts}
         taken = {name: 2 * most for name, most in self._budgets.turn.amounts.items() if name in limited}
+        self._taken = taken
         for each in wanted:
             below = {TAKEN[name]: most for name, most in each.limit.amounts.items()}
             amounts = {TAKEN[name]: amount for name, amount in taken.items()}
-            now = await self._store.add(each.key, each.window, amounts, each.expires, below=below)
+            now = await self._take(each, amounts, below)
             if now is None:
                 raise await self._refusal(each)
-            self._held.append(each)
-            self._taken = taken
             before = {name: now[TAKEN[name]] - taken[name] for name in each.limit.amounts}
             self.limit = self.limit.within({name: most - before[name] for name, most in each.limit.amounts.items()})
         self._begun = True
+
+    async def _take(
+        self, budget: Budget, amounts: Mapping[str, int], below: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        """Take of one budget. A turn that is stopped meanwhile waits for the answer, or nobody could give that back."""
+        adding = asyncio.ensure_future(self._store.add(budget.key, budget.window, amounts, budget.expires, below=below))
+        try:
+            return await asyncio.shield(adding)
+        finally:
+            await asyncio.wait([adding], timeout=ANSWER_S)
+            if not adding.cancel() and not adding.exception() and adding.result() is not None:
+                self._held.append(budget)
 
     async def grow(self, usage: Usage) -> None:
         """Take what has been used and was not taken yet.

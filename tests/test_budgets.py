@@ -13,10 +13,11 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from app.agents import Agent, OpenTurn
 from app.auth import ANONYMOUS
-from app.budgets import BUSY_RETRY_S, DAY_S, USAGE
+from app.budgets import BUSY_RETRY_S, DAY_S, USAGE, Budgets, Limit, Reservation
 from app.config import Settings
 from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
 from app.sessions import NONE, Numbers, SessionKey
+from app.sessions.claims import Claims
 from app.sessions.codec import unpack
 from app.telemetry import FACTS
 from app.tracing import Traced
@@ -380,6 +381,34 @@ async def test_a_store_that_stops_answering_fails_a_turn_that_needs_more_than_it
     async with warm(limited(settings, max_tokens=30, daily_max_tokens=900), store=store, agent=falls_silent) as app:
         answer = await app.chat("x")
     assert (answer.slug, agent.calls) == ("store-unavailable", 1)
+
+
+async def test_a_turn_that_is_stopped_while_it_reserves_gives_back_what_it_took() -> None:
+    """Its caller hung up, or the process drains: the store has added, and says so later."""
+
+    class Late(MemoryStore):
+        added, answer = asyncio.Event(), asyncio.Event()
+
+        async def add(self, key: SessionKey, *arguments: Any, **options: Any) -> Mapping[str, int] | None:
+            numbers = await super().add(key, *arguments, **options)
+            self.added.set()
+            await self.answer.wait()
+            return numbers
+
+    store, key = Late(), SessionKey(ANONYMOUS, "s")
+    budgets = Budgets(Claims(store, 1, 9), Limit(30), session=Limit(900), day=Limit(900))
+    reservation = Reservation(budgets, key)
+    reserving = asyncio.create_task(reservation.reserve())
+    await store.added.wait()
+    reserving.cancel()
+    await asyncio.sleep(0)
+    store.answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reserving
+    assert (await budgets.used_today(ANONYMOUS)).running_tokens == 60
+    await reservation.settle(Usage())
+    found = await budgets.used_today(ANONYMOUS)
+    assert (found.running_tokens, found.turns) == (0, 0)
 
 
 @pytest.mark.parametrize("call", [1, 2], ids=["reserve", "settle"])
