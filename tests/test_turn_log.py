@@ -144,7 +144,7 @@ async def test_a_report_tells_every_part_that_a_turn_reached(
     deadline = asyncio.get_running_loop().time() + 5
     await turns.start(TurnRequest(SessionKey(ANONYMOUS, "s"), "hello", None, 0.0, deadline)).settled()
     [report] = reports
-    assert list(report.parts_s) == parts
+    assert (list(report.parts_s), report.streamed) == (parts, False)
     assert sum(report.parts_s.values()) == pytest.approx(report.elapsed_s)
     assert agent is echo or str(report.failure) == "the agent raised LookupError"
 

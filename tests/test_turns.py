@@ -10,8 +10,9 @@ import pytest
 from starlette.types import Message
 
 from app.agents import OpenTurn
+from app.auth import ANONYMOUS
 from app.config import Settings
-from app.deadline import COMMIT_MARGIN_S
+from app.deadline import COMMIT_MARGIN_S, LEASE_MARGIN_S
 from app.events import AgentEvent, Stop, ToolCall, ToolResult
 from app.main import DAY_S, create_app
 from app.sessions import SessionKey
@@ -158,7 +159,28 @@ async def test_a_replay_is_told_as_the_turn_was(settings: Settings) -> None:
         told = [(await app.chat("hello", idempotency_key="k", accept=SSE)).events for _ in range(2)]
     assert told[0] == told[1]
     assert told[1][0] == ("turn", {"session_id": "s", "turn": 1})
+    assert (told[1][-1][1]["session_id"], told[1][-1][1]["turn"]) == ("s", 1)
     assert told[1][-2] == ("delta", {"text": "It is noon."})
+
+
+async def test_an_agent_is_handed_its_turn_whole_while_the_session_is_held_for_it(settings: Settings) -> None:
+    store, loop, seen, held_s = MemoryStore(), asyncio.get_running_loop(), list[OpenTurn](), list[float]()
+
+    async def agent(turn: OpenTurn) -> AsyncIterator[AgentEvent]:
+        seen.append(turn)
+        [item] = await store.newest(SessionKey(ANONYMOUS, "s"), 1)
+        held_s.append((item.lease or 0.0) - time.time())
+        yield "so"
+
+    began = loop.time()
+    async with warm(settings, agent=agent, store=store) as app:
+        await app.chat("hello", idempotency_key="k")
+    [turn] = seen
+    assert (turn.number, turn.message, turn.request) == (1, "hello", "k")
+    assert (turn.session_id, turn.principal, turn.max_steps) == ("s", ANONYMOUS, settings.max_steps)
+    assert (turn.history, turn.state) == ([], b"")
+    assert turn.deadline == pytest.approx(began + settings.timeout_s, abs=1.0)
+    assert held_s == [pytest.approx(settings.timeout_s + LEASE_MARGIN_S, abs=1.0)]
 
 
 async def test_an_agent_is_handed_the_history_and_its_own_state(settings: Settings) -> None:
