@@ -11,7 +11,7 @@ from app.agents import OpenTurn
 from app.agents.echo import echo
 from app.errors import RateLimited, StoreUnavailable
 from app.events import AgentEvent, Turn
-from app.limits import SLOT_ATTEMPTS, SLOTS, PrincipalLimits
+from app.limits import KEEP_S, SLOT_ATTEMPTS, SLOTS, PrincipalLimits
 from app.running import RunningTurn
 from app.sessions import SessionKey, SessionStore, TurnItem
 from app.sessions.claims import Claim
@@ -143,8 +143,17 @@ async def test_slots_above_a_limit_that_was_lowered_hide_none_below_it(rig: Rig)
         ends = clock() + (LEASE_S if turn != 2 else 0)
         assert await rig.store.claim(HELD, TurnItem(turn, f"run-{turn}", "req", int(ends) + 60, ends))
     assert (await slot(limits(rig, 3, clock=clock))).item.turn == 2
+    rig.faults.calls.clear()
     with pytest.raises(RateLimited):
         await limits(rig, 3, clock=clock).take_slot(KEY.principal, LEASE_S)
+    assert rig.faults.operations() == ["newest"]  # which shows all that are held
+
+
+async def test_a_slot_is_kept_for_an_hour_beyond_its_lease(rig: Rig) -> None:
+    """Clocks differ, and what has expired may be removed at any moment."""
+    clock = Clock()
+    item = (await slot(limits(rig, 1, clock=clock))).item
+    assert (item.lease, item.expires) == (clock() + LEASE_S, int(clock() + LEASE_S) + KEEP_S)
 
 
 class Losing(Forwarding):
