@@ -24,9 +24,10 @@ from app.config import Settings
 from app.deadline import LEASE_MARGIN_S
 from app.errors import ShuttingDown
 from app.events import TurnDone
-from app.limits import BUSY_RETRY_S, RATE, SLOTS, PrincipalLimits
+from app.limits import BUSY_RETRY_S, KEEP_S, RATE, SLOTS, PrincipalLimits
 from app.sessions import SessionKey, TurnItem
 from app.sessions.claims import Claims
+from app.sessions.sqlite import SQLiteStore
 from app.telemetry import FACTS
 from app.turns import TurnRequest, TurnService
 from tests import agents
@@ -86,6 +87,14 @@ async def test_a_new_minute_begins_anew(settings: Settings) -> None:
         assert (await app.chat("hello")).headers["retry-after"] == "1"
         clock.advance(0.001)
         assert [(await app.chat("hello")).headers["ratelimit"] for _ in range(2)] == ['"turns";r=0;t=60'] * 2
+
+
+async def test_a_counter_is_of_its_principal_and_minute_and_kept_an_hour_longer(tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "sessions.db") as store:
+        await PrincipalLimits(Claims(store, 5, 60, Time()), 9, None).count("alice")
+        with closing(sqlite3.connect(tmp_path / "sessions.db")) as file:
+            counters = file.execute("SELECT pk, turn, expires FROM counters").fetchall()
+    assert counters == [("alice/~rate", MINUTE // 60, MINUTE + 60 + KEEP_S)]
 
 
 async def test_a_stream_is_told_what_is_left_and_a_refused_one_gets_a_status(settings: Settings) -> None:
