@@ -316,6 +316,15 @@ async def test_without_keys_nobody_is_refused_or_let_in(
         assert await let_in(tokens, token()) == "alice"
 
 
+async def test_a_document_that_comes_in_pieces_is_read_whole(at: Issuer) -> None:
+    at.body = at.body.ljust(MAX_BYTES)
+    async with trusting(at) as tokens:
+        assert await let_in(tokens, token()) == "alice"
+    at.body = (b" " * MAX_BYTES + at.body.strip())[-MAX_BYTES:]
+    async with trusting(at) as tokens:
+        assert await let_in(tokens, token()) == "alice"
+
+
 async def test_a_redirect_is_not_followed(at: Issuer) -> None:
     with issuer() as elsewhere:
         at.status, at.headers = 302, {"Location": elsewhere.url}
