@@ -8,13 +8,13 @@ little.
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from app.errors import QuotaExceeded, StoreUnavailable, UsageNotCounted
 from app.events import Usage
-from app.sessions import NONE, Numbers, SessionKey
+from app.sessions import Numbers, SessionKey
 from app.sessions.claims import Claims
 
 USAGE = "~usage"  # the id of a principal's days, and the end of that of a session's counter
@@ -46,7 +46,7 @@ class Limit:
         used = _used(usage)
         return any(used[name] >= most for name, most in self.amounts.items())
 
-    def within(self, left: Mapping[str, int]) -> "Limit":
+    def within(self, left: Numbers) -> "Limit":
         """Return the limit of what may use no more than this, and no more than is left."""
         least = {name: min(self.amounts.get(name, amount), amount) for name, amount in left.items()}
         return Limit(
@@ -169,9 +169,7 @@ class Reservation:
             self.limit = self.limit.within({name: most - before[name] for name, most in each.limit.amounts.items()})
         self._begun = True
 
-    async def _take(
-        self, budget: Budget, amounts: Mapping[str, int], below: Mapping[str, int]
-    ) -> Mapping[str, int] | None:
+    async def _take(self, budget: Budget, amounts: Numbers, below: Numbers) -> Numbers | None:
         """Take of one budget. A turn that is stopped meanwhile waits for the answer, or nobody could give that back."""
         adding = asyncio.ensure_future(self._store.add(budget.key, budget.window, amounts, budget.expires, below=below))
         try:
@@ -215,7 +213,7 @@ class Reservation:
             }
         await asyncio.gather(*[self._settle(each, amounts) for each in held])
 
-    async def _settle(self, budget: Budget, amounts: Mapping[str, int]) -> None:
+    async def _settle(self, budget: Budget, amounts: Numbers) -> None:
         with suppress(StoreUnavailable):
             await self._store.add(budget.key, budget.window, amounts, budget.expires, once=True)
 
@@ -233,7 +231,7 @@ def _used(usage: Usage) -> dict[str, int]:
     return {TOKENS: _whole(usage.input_tokens) + _whole(usage.output_tokens), MICROUSD: _microusd(usage.usd)}
 
 
-def _counted(numbers: Mapping[str, int]) -> dict[str, int]:
+def _counted(numbers: Numbers) -> dict[str, int]:
     """Return what a counter says was used."""
     tokens = numbers.get("input_tokens", 0) + numbers.get("output_tokens", 0)
     return {TOKENS: tokens, MICROUSD: numbers.get(MICROUSD, 0)}

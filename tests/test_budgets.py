@@ -389,7 +389,7 @@ async def test_a_turn_that_is_stopped_while_it_reserves_gives_back_what_it_took(
     class Late(MemoryStore):
         added, answer = asyncio.Event(), asyncio.Event()
 
-        async def add(self, key: SessionKey, *arguments: Any, **options: Any) -> Mapping[str, int] | None:
+        async def add(self, key: SessionKey, *arguments: Any, **options: Any) -> Numbers | None:
             numbers = await super().add(key, *arguments, **options)
             self.added.set()
             await self.answer.wait()
