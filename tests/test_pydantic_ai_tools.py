@@ -1,13 +1,14 @@
 """AGENT_TOOLS behind pydantic-ai: the same functions, the same keys, the same words for what went wrong."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import pydantic_ai
 import pytest
 from pydantic_ai import messages
-from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
 from app.agents import OpenTurn, from_pydantic_ai
 from app.agents.tools import ToolKey
@@ -78,3 +79,26 @@ async def test_a_run_that_fails_after_its_model_calls_tells_what_they_used() -> 
     usages = [each for each in told if isinstance(each, Usage)]
     assert [each.steps for each in usages] == [0, 1, 2, 3]
     assert usages[-1].output_tokens > 0
+
+
+async def test_no_model_call_follows_one_that_used_exactly_what_the_turn_may() -> None:
+    async def ask(_: Sequence[messages.ModelMessage], __: AgentInfo) -> AsyncIterator[DeltaToolCalls]:
+        yield {0: DeltaToolCall(name="clock", json_args="{}", tool_call_id=uuid.uuid4().hex)}
+
+    agent = pydantic_ai.Agent(FunctionModel(stream_function=ask))
+
+    @agent.tool_plain(name="clock")
+    def noon() -> str:
+        return "noon"
+
+    async def usage(max_tokens: int) -> Usage | None:
+        deadline = asyncio.get_running_loop().time() + 10
+        turn = OpenTurn("hello", [], b"", 1, "s", "p", 8, deadline, max_tokens=max_tokens)
+        async with aclosing(from_pydantic_ai.adapt(agent)(turn)) as events:  # type: ignore[type-var]  # a generator
+            *_, last = [event async for event in events]
+        assert isinstance(last, Stop)
+        return last.usage
+
+    one = await usage(1)
+    assert one
+    assert await usage(one.input_tokens + one.output_tokens) == one

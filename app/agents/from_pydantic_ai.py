@@ -73,7 +73,8 @@ class PydanticAI:
             deps=turn if self.agent.deps_type is OpenTurn else None,
             usage_limits=UsageLimits(
                 request_limit=turn.max_steps,
-                total_tokens_limit=turn.max_tokens,
+                # It goes on at its limit, and ends above it; a turn ends at its own.
+                total_tokens_limit=None if turn.max_tokens is None else turn.max_tokens - 1,
                 cost_limit=None if turn.max_usd is None else Decimal(str(turn.max_usd)),
             ),
             capabilities=[ReinjectSystemPrompt()],  # a history that is not empty would have to hold it
