@@ -22,6 +22,7 @@ from app.sessions.claims import Claim, Claims, Standing
 from app.work import Work
 
 RELEASE_S = 1.0  # a session that cannot be given back in this time is free when its lease ends
+SETTLE_S = 0.1  # at least, also where the process slept past the deadline: what is set aside has no lease that ends
 YIELD_EVERY = 64  # events after which an agent that never waits lets other turns run
 
 
@@ -104,7 +105,7 @@ class TurnService:
         self, request: TurnRequest, slot: Claim | None, reservation: Reservation, report: Report
     ) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_release_s(request)):
+            async with asyncio.timeout(max(_release_s(request), SETTLE_S)):
                 await reservation.settle(report.usage)
         if slot:
             await self._release(request, slot)

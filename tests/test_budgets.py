@@ -383,6 +383,18 @@ async def test_a_store_that_stops_answering_fails_a_turn_that_needs_more_than_it
     assert (answer.slug, agent.calls) == ("store-unavailable", 1)
 
 
+async def test_a_turn_whose_process_slept_past_its_time_is_settled(settings: Settings) -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield Usage(input_tokens=7, steps=1)
+        time.sleep(2.5)  # noqa: ASYNC251 as where a machine stands still
+        yield "late"
+
+    async with warm(limited(settings, timeout_s=1.0, max_tokens=30, daily_max_tokens=900), agent=agent) as app:
+        await app.chat("hello")
+        used = (await app.request("GET", "/usage")).json
+    assert (used["input_tokens"], used["running"]["tokens"]) == (7, 0)
+
+
 async def test_a_turn_that_is_stopped_while_it_reserves_gives_back_what_it_took() -> None:
     """Its caller hung up, or the process drains: the store has added, and says so later."""
 
