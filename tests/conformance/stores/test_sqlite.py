@@ -89,6 +89,17 @@ async def test_opening_gives_up_on_a_file_that_stays_locked(path: Path) -> None:
     assert not isinstance(caught.value, StoreRefused)  # it may be free in a moment
 
 
+async def test_a_write_waits_for_another_process_so_long_and_no_longer(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.ping()
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="SQLITE_BUSY"):
+                await store.delete(KEY)
+            assert BUSY_S * 0.9 <= time.monotonic() - began < BUSY_S + 1
+
+
 async def test_a_file_that_can_never_be_used_is_said_so_with_the_kind_of_error(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, and longer than its header would be" * 10)
     for path, told in (
