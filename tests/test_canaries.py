@@ -1,4 +1,4 @@
-"""Secrets in everything that a service is given come out of none of its failures: not in a line, a problem, a header.
+"""Secrets in all that a service is given come out of none of its failures: no line, problem, header, span or metric.
 
 What a caller sent comes back only where the contract says so: in the body of a turn that succeeds.
 """
@@ -20,6 +20,7 @@ from anyio.from_thread import start_blocking_portal
 
 from tests.canaries import SENT, TOLD, found_in, secret
 from tests.canary_paths import AGENTS, Caller, chat_of, events, models, raw, requests
+from tests.collector import Collector, collector
 from tests.entry_points import Answer, http_api_event, server
 from tests.fake_model import FakeModel, in_thread
 from tests.faults import STORE_ATTEMPTS, Fault, Faults, Proxy
@@ -51,6 +52,13 @@ class Given:
     table: Table
     issuer: Issuer
     store: str
+    collector: Collector
+
+    def exported(self, turns: int) -> str:
+        """Return all that the collector has got, once the agents of so many turns are among it, and their metrics."""
+        at = self.collector
+        wait_until(lambda: len(at.named("invoke_agent")) >= turns and "agent_service.turns" in at.metrics)
+        return at.raw.decode("latin-1")
 
     @property
     def settings(self) -> dict[str, str]:
@@ -64,6 +72,12 @@ class Given:
             "ALLOWED_HOSTS": "127.0.0.1,*.on.aws",
             "CORS_ORIGINS": "https://page.example",
             "LOG_LEVEL": "DEBUG",
+            "TRACES": "otlp",
+            "METRICS": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.collector.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={secret('OTEL_EXPORTER_OTLP_HEADERS')}",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
         }
 
     @property
@@ -98,10 +112,11 @@ def given() -> Iterator[Given]:
         sessions_table() as table,
         in_thread() as model,
         issuer() as at,
+        collector() as collects,
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(portal.call(Proxy, table.endpoint, faults)) as store,
     ):
-        yield Given(model, faults, table, at, store)
+        yield Given(model, faults, table, at, store, collects)
 
 
 @contextmanager
@@ -160,7 +175,7 @@ def test_no_failure_of_a_caller_a_model_or_the_store_tells_a_secret(given: Given
         assert shown(caller.chat("other", secret("session"))) == (422, "idempotency-key-reused")
         given.table.client.delete_table(TableName=given.table.name)
         assert shown(caller.chat("hello", secret("session"))) == (503, "store-unavailable")
-        out = log.read_text() + "".join(caller.kept)
+        out = log.read_text() + "".join(caller.kept) + given.exported(2 * len(models()))
     assert found_in(out) == set()
     assert len(SENT - set(TOLD)) >= AT_LEAST
     lines = of_turns(log)
@@ -184,7 +199,7 @@ def test_no_failure_of_an_agent_tells_a_secret(given: Given, tmp_path: Path, ent
             for accept in BOTH:
                 session = secret(f"session of {way}")
                 assert (shown(caller.chat(way, session, accept=accept, **headers)), way) == (told, way)
-        out = log.read_text() + "".join(caller.kept)
+        out = log.read_text() + "".join(caller.kept) + given.exported(2 * len(AGENTS))
     assert found_in(before + out) == set()
     assert len(of_turns(log)) == 2 * len(AGENTS)
     raised = {line["exception"]["type"] for line in lines_of(log.read_text()) if "exception" in line}
