@@ -201,6 +201,7 @@ def _agent(settings: config.Settings) -> Agent:
             _instructions(settings),
             settings.tools,
             output_tokens=settings.max_output_tokens,
+            priced=settings.max_cost_usd is not None,
         )
     return loader.load(name)
 

@@ -114,6 +114,15 @@ def test_a_model_that_pydantic_ai_cannot_use_names_the_setting(name: str, proble
     assert refused.value.problems[0].startswith(problem)
 
 
+def test_a_limit_of_dollars_needs_a_model_whose_price_pydantic_ai_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
+    assert callable(from_pydantic_ai.built_in("anthropic:claude-haiku-4-5", None, None, priced=True))
+    assert callable(from_pydantic_ai.built_in("anthropic:mine", None, None))
+    for unknown in ("anthropic:mine", "test"):
+        with pytest.raises(ConfigurationError, match="pydantic-ai knows no list price of AGENT_MODEL"):
+            from_pydantic_ai.built_in(unknown, None, None, priced=True)
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -27,10 +27,10 @@ from app.events import AgentEvent, State, Stop, StopReason, ToolCall, ToolResult
 
 try:
     import pydantic_ai
-    from pydantic_ai import exceptions, messages
+    from pydantic_ai import exceptions, messages, models
     from pydantic_ai.capabilities import ReinjectSystemPrompt
     from pydantic_ai.settings import ModelSettings
-    from pydantic_ai.usage import RunUsage, UsageLimits
+    from pydantic_ai.usage import RequestUsage, RunUsage, UsageLimits
 except ImportError:
     raise ConfigurationError(["AGENT needs pydantic-ai-slim: install it beside the service"]) from None
 
@@ -108,14 +108,20 @@ def adapt(found: object) -> Agent:
 
 
 def built_in(
-    model: str, instructions: str | None, tools_name: str | None, *, output_tokens: int | None = None
+    model: str,
+    instructions: str | None,
+    tools_name: str | None,
+    *,
+    output_tokens: int | None = None,
+    priced: bool = False,
 ) -> Agent:
     """Return an agent that talks with the model `provider:model` and calls the tools that `tools_name` lists.
 
     output_tokens: of one model call
+    priced:        whether what it costs must be known
 
     Raises:
-        ConfigurationError: pydantic-ai does not know the model, or cannot reach it from here.
+        ConfigurationError: pydantic-ai does not know the model or its price, or cannot reach it from here.
     """
     toolbox = tools.load(tools_name)
     try:
@@ -134,7 +140,21 @@ def built_in(
         raise ConfigurationError(
             ["AGENT_MODEL must be provider:model, of a provider that pydantic-ai knows and that is set up here"]
         ) from None
+    if priced and not _has_price(agent.model):
+        raise ConfigurationError(["AGENT_MAX_COST_USD has no effect: pydantic-ai knows no list price of AGENT_MODEL"])
     return PydanticAI(agent)
+
+
+def _has_price(model: object) -> bool:
+    if not isinstance(model, models.Model):
+        return False
+    used = RequestUsage(input_tokens=1, output_tokens=1)
+    answer = messages.ModelResponse([], usage=used, model_name=model.model_name, provider_name=model.system)
+    try:
+        answer.cost()
+    except LookupError:
+        return False
+    return True
 
 
 def _tool(toolbox: tools.Toolbox, definition: dict[str, Any]) -> pydantic_ai.Tool[OpenTurn]:
