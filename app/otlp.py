@@ -44,9 +44,11 @@ class Discreet(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        if kind is SpanKind.SERVER and attributes:
-            attributes = {name: value for name, value in attributes.items() if name in OF_A_REQUEST}
-        return self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        found = self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        if kind is not SpanKind.SERVER:
+            return found
+        kept = {name: value for name, value in found.attributes.items() if name in OF_A_REQUEST}
+        return SamplingResult(found.decision, kept)  # without the caller's `tracestate`, which is any text
 
     def get_description(self) -> str:  # noqa: D102 as the SDK has it
         return self._sampler.get_description()

@@ -7,9 +7,8 @@ Nothing is recorded that a user, a model or a tool said, not as an attribute and
 """
 
 import asyncio
-import re
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -25,7 +24,7 @@ from app.turn_log import hash_of
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 OTHER = "_OTHER"  # of error.type: an error that has no name
 CANCELLED = "cancelled"  # the deadline, a cancel, the end of the process
-NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")  # a model can ask for a tool by any text
+MAX_TOOLS = 1000  # names that are kept, of an agent whose tools have ever other ones
 # Where pydantic-ai's name of a provider is not that of the conventions.
 PROVIDERS = {
     "azure": "azure.ai.openai",
@@ -48,7 +47,7 @@ class Traced:
         self._agent = agent
         self._tracer = provider.get_tracer("agent_service", schema_url=SCHEMA)
         self._name = name
-        self._tools: Collection[str] | None = getattr(agent, "tool_names", None)
+        self._tools = set(getattr(agent, "tool_names", ()))
         self.keeps_budget: bool = getattr(agent, "keeps_budget", False)  # `turns` asks whom it runs
         maker, _, short = (model or "").rpartition(":")
         self._model = {"gen_ai.request.model": short} if short else {}
@@ -88,7 +87,7 @@ class Traced:
 class _Steps:
     """The steps of a turn as they happen. A span is made when it is known where it began and ended.
 
-    tools:   that there are; None where any name may be one
+    tools:   names of those that there are, or that have once given a result: a model can ask for one by any text
     began:   of the current model call, in nanoseconds of the clock
     spoke:   when it ended, because it asked for a tool; None as long as it goes on
     counted: the turn's usage before that call
@@ -97,7 +96,7 @@ class _Steps:
 
     tracer: Tracer
     model: Mapping[str, str]
-    tools: Collection[str] | None = None
+    tools: set[str]
     began: int = field(default_factory=time.time_ns)
     spoke: int | None = None
     counted: Usage = NO_USAGE
@@ -117,6 +116,8 @@ class _Steps:
                 self.spoke = self.spoke or time.time_ns()
                 self.calls[event.id] = (event.name, time.time_ns())
             case ToolResult() if event.id in self.calls:
+                if event.ok and len(self.tools) < MAX_TOOLS:
+                    self.tools.add(self.calls[event.id][0])
                 self._end_tool(event.id, None if event.ok else OTHER)
                 if not self.calls:  # the model is asked again
                     self._end_chat(None)
@@ -153,8 +154,12 @@ class _Steps:
 
     def _end_tool(self, call: str, error: str | None) -> None:
         name, began = self.calls.pop(call)
-        known = name if NAME.fullmatch(name) and (self.tools is None or name in self.tools) else OTHER
-        about = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": known}
+        known = name if name in self.tools else OTHER
+        about = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": known,
+            "gen_ai.tool.call.id": hash_of(call),
+        }
         span = self.tracer.start_span(f"execute_tool {known}", start_time=began, attributes=about)
         if error:
             _fail(span, error)

@@ -53,7 +53,8 @@ def trace_of(name: str) -> str:
 
 
 def parent(name: str) -> dict[str, str]:
-    return {"traceparent": f"00-{trace_of(name)}-00f067aa0ba902b7-01"}
+    traceparent = f"00-{trace_of(name)}-00f067aa0ba902b7-01"
+    return {"traceparent": traceparent, "tracestate": f"vendor={CANARY}", "baggage": f"user={CANARY}"}
 
 
 def take_turns(client: HTTPClient, model: FakeModel) -> dict[str, Answer]:
@@ -110,6 +111,16 @@ def test_a_turn_is_a_request_an_agent_model_calls_and_tools(traced: Run, way: st
     assert [span.failed for span in traced.of(way)] == [False] * 5
 
 
+async def test_a_tool_that_has_once_given_a_result_is_named_where_it_fails_too() -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        for number, ok in enumerate((False, True, False)):
+            yield ToolCall(str(number), "clock", {})
+            yield ToolResult(str(number), None, ok)
+
+    names = [name for name, _, _ in told(await spans_of(agent))[1:]]
+    assert names == ["execute_tool _OTHER", "execute_tool clock", "execute_tool clock"]
+
+
 @pytest.mark.parametrize(("way", "status"), [("cut", 502), ("cut-sse", 200)])
 def test_a_model_that_fails_ends_its_call_and_the_agent_with_the_problem(traced: Run, way: str, status: int) -> None:
     spans = sorted(traced.of(way), key=lambda span: (span.began, -span.ended))
@@ -131,7 +142,7 @@ def test_a_tool_that_fails_is_told_without_its_reason(traced: Run) -> None:
     }
 
 
-def test_a_tool_that_there_is_none_of_is_not_named(traced: Run) -> None:
+def test_a_tool_that_a_model_makes_up_is_not_named(traced: Run) -> None:
     assert "execute_tool _OTHER" in [span.name for span in traced.of("unknown")]
 
 
@@ -155,14 +166,20 @@ def test_attributes_are_those_of_the_conventions_and_add_up(traced: Run) -> None
     for name, total in (tokens | cached).items():
         assert sum(chat.attributes[name] for chat in chats) == total
     assert all(chat.attributes.items() >= {"gen_ai.operation.name": "chat", **model}.items() for chat in chats)
-    assert tool.attributes == {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "weather"}
+    [called] = [data for name, data in traced.answers["sse"].events if name == "tool_call"]
+    [streamed] = [span for span in traced.of("sse") if span.name.startswith("execute_tool")]
+    assert streamed.attributes["gen_ai.tool.call.id"] == turn_log.hash_of(called["id"])
+    assert {name: value for name, value in tool.attributes.items() if name != "gen_ai.tool.call.id"} == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "weather",
+    }
     assert [span.kind for span in (agent, chats[0], tool)] == [1, 3, 1]  # internal, client
 
 
 def test_names_are_pinned_to_one_version_of_the_conventions(traced: Run) -> None:
     known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
     used = {name for span in traced.found.spans for name in span.attributes if name.startswith("gen_ai.")}
-    assert len(used) == 10
+    assert len(used) == 11
     assert used <= known
     assert {span.schema for span in traced.found.named("invoke_agent")} == {SCHEMA}
     assert Schemas.V1_44_0.value == SCHEMA
@@ -298,23 +315,15 @@ async def test_what_is_cut_short_is_told_so() -> None:
     assert told(await spans_of(agent, leave_after=2)) == [
         ("invoke_agent mine:agent", 10, CANCELLED),
         ("chat a.model", 10, None),
-        ("execute_tool clock", None, CANCELLED),
+        ("execute_tool _OTHER", None, CANCELLED),
     ]
 
 
-async def test_a_tool_without_a_result_failed() -> None:
+async def test_a_tool_without_a_result_failed_and_has_no_name_yet() -> None:
     async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
         yield ToolCall("1", "clock", {})
 
-    assert told(await spans_of(agent))[1:] == [("execute_tool clock", None, "_OTHER")]
-
-
-async def test_a_tool_by_a_name_that_none_can_have_is_not_named() -> None:
-    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
-        yield ToolCall("1", f"{CANARY}, for example", {})
-        yield ToolResult("1", None)
-
-    assert told(await spans_of(agent))[1:] == [("execute_tool _OTHER", None, None)]
+    assert told(await spans_of(agent))[1:] == [("execute_tool _OTHER", None, "_OTHER")]
 
 
 async def test_a_model_that_fails_at_once_was_called() -> None:
