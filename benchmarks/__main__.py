@@ -12,6 +12,7 @@ ALL = {
         cases.cold_start,
         cases.warm_invocation,
         cases.echo,
+        cases.telemetry,
         cases.streams,
         cases.turn_over_dynamodb,
         cases.calls_and_bytes,

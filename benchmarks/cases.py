@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,8 +97,8 @@ def _last_line(text: str) -> str:
 
 
 @contextmanager
-def _app(target: str, dynamodb_port: int | None = None) -> Iterator[Server]:
-    with serve("server", f"benchmarks.{target}", variables=environment(dynamodb_port)) as server:
+def _app(target: str, dynamodb_port: int | None = None, asked: Mapping[str, str] = {}) -> Iterator[Server]:
+    with serve("server", f"benchmarks.{target}", variables={**environment(dynamodb_port), **asked}) as server:
         measure.wait_until(lambda: measure.get(server.port, "/readyz")[0] != SERVICE_UNAVAILABLE)
         yield server
 
@@ -115,6 +115,21 @@ def echo(effort: Effort) -> Iterator[Row]:
         for name, floor, share in [("Starlette", starlette, 0.30), ("FastAPI", fastapi, 0.75)]:
             found = ratios(partial(Client(floor, MESSAGE).cpu_per_request, requests), case, effort.warm)
             yield at_least("echo under uvicorn, share of throughput", f"bare {name} echo", found, share, ECHO_ALLOWED)
+
+
+def telemetry(effort: Effort) -> Iterator[Row]:
+    """A turn of the echo that is measured and traced, against one that is only logged."""
+    if not effort.ungated:
+        return
+    requests = int(3200 * effort.scale)
+    with _app("floors:sink") as sink, _app("ours:in_memory") as ours:
+        base = partial(Client(ours, MESSAGE).cpu_per_request, requests)
+        for asked in ({"METRICS": "emf"}, {"METRICS": "prometheus"}, {"METRICS": "otlp"}, {"TRACES": "otlp"}):
+            endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink.port}"}
+            with _app("ours:in_memory", asked={**asked, **endpoint}) as observed:
+                found = ratios(base, partial(Client(observed, MESSAGE).cpu_per_request, requests), effort.warm)
+            [name] = [f"{name}={way}" for name, way in asked.items()]
+            yield at_most(f"echo under uvicorn, CPU: {name}", "the same without", found)
 
 
 def streams(effort: Effort) -> Iterator[Row]:

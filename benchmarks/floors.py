@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -46,6 +46,16 @@ def fastapi_echo() -> ASGIApp:
         return Answer(answer=f"You said: {body.message}")
 
     return app
+
+
+def sink() -> ASGIApp:
+    """Return a collector that takes everything and keeps nothing."""
+
+    async def answer(request: Request) -> Response:
+        await request.body()
+        return Response()
+
+    return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
 
 
 def chunks() -> ASGIApp:
