@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +16,7 @@ from aiohttp import web
 
 from app.errors import StoreRefused, StoreUnavailable
 from app.sessions import SessionKey, SessionStart, SessionStore, TurnItem
-from app.sessions.dynamodb import ATTEMPTS, UNPROCESSED_PAUSE_S, DynamoDBStore
+from app.sessions.dynamodb import ATTEMPTS, TIMEOUT, UNPROCESSED_PAUSE_S, DynamoDBStore
 from tests.servers import REGION
 
 pytestmark = pytest.mark.anyio
@@ -40,11 +41,21 @@ STARTED = {"pk": {"S": "al/ice/s"}, "turn": {"N": "1"}, "created": {"N": "1.5"},
 
 @dataclass
 class Table:
-    """A server that says what it is told to, in order and then nothing more, and keeps what it was asked."""
+    """A server that says what it is told to, in order and then nothing more, and keeps what it was asked.
+
+    open: it lets an answer wait until this is set
+    """
 
     url: str = ""
     answers: list[tuple[int, object]] = field(default_factory=list)
     asked: list[tuple[str, Any]] = field(default_factory=list)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, count: int) -> None:
+        """Return when so much was asked."""
+        async with asyncio.timeout(10):
+            while len(self.asked) < count:
+                await asyncio.sleep(0.01)
 
     def refuse(self, kind: str, *, times: int = 1, status: int = 400) -> None:
         self.answers += [(status, {"__type": f"com.amazonaws.dynamodb.v20120810#{kind}", "message": "canary"})] * times
@@ -53,9 +64,11 @@ class Table:
 @contextlib.asynccontextmanager
 async def table() -> AsyncIterator[Table]:
     found = Table()
+    found.open.set()
 
     async def respond(request: web.BaseRequest) -> web.Response:
         found.asked.append((request.headers["X-Amz-Target"], await request.json()))
+        await found.open.wait()
         status, answer = found.answers.pop(0) if found.answers else (200, {})
         return web.json_response(answer, status=status)
 
@@ -273,6 +286,36 @@ async def test_without_keys_nothing_is_asked_but_they_may_come() -> None:
             with pytest.raises(StoreUnavailable, match=r"^DynamoDB PutItem failed: NoCredentialsFound$"):
                 await store.claim(KEY, OPEN)
         assert len(at.asked) == 1
+
+
+async def test_a_request_that_is_not_answered_is_made_again() -> None:
+    async with table() as at, store_on(at) as store:
+        at.open.clear()
+        began = asyncio.get_running_loop().time()
+        claim = asyncio.create_task(store.claim(KEY, OPEN))
+        await at.until(2)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(TIMEOUT.total or 0.0, abs=0.5)
+        at.open.set()
+        assert await claim is True
+
+
+async def test_requests_do_not_wait_for_one_another() -> None:
+    """Turns are limited elsewhere."""
+    async with table() as at, store_on(at) as store:
+        at.open.clear()
+        claims = [asyncio.create_task(store.claim(KEY, OPEN)) for _ in range(150)]
+        await at.until(150)
+        at.open.set()
+        assert await asyncio.gather(*claims) == [True] * 150
+
+
+def test_what_the_library_would_log_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It holds the texts of errors."""
+    logging.getLogger("aiodynamo").setLevel(logging.NOTSET)
+    DynamoDBStore("sessions", REGION, Keys())
+    logging.getLogger("aiodynamo").critical("canary")
+    logging.getLogger("aiodynamo.credentials").critical("canary")
+    assert caplog.records == []
 
 
 async def test_a_delete_goes_on_until_nothing_is_left() -> None:
