@@ -6,6 +6,7 @@ VERSION := $(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[
 RUN := .venv
 DEV := .venv-dev
 AUDIT := .venv-audit
+MUTANTS := .venv-mutants
 WITH = PYTHON=$(DEV)/bin/python .ci/with
 PYTEST = $(DEV)/bin/python -m pytest
 
@@ -15,7 +16,7 @@ TESTED :=
 STAGES = quickstart lint types audit $(addprefix test-,$(filter-out $(TESTED),$(PYTHONS))) stores bench-check chaos-check container sam
 
 .DEFAULT_GOAL := help
-.PHONY: help run test zip build-AgentFunction quickstart lint types audit stores container sam ci stages web-adapter bench bench-check chaos chaos-check lock clean
+.PHONY: help run test zip build-AgentFunction quickstart lint types audit stores container sam ci stages web-adapter bench bench-check chaos chaos-check mutants lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -74,6 +75,10 @@ chaos: $(DEV)/ready-$(VERSION) ## Hold the guarantees while everything fails, fo
 chaos-check: $(DEV)/ready-$(VERSION) # The same for three minutes
 	@$(WITH) dynoxide haproxy -- $(DEV)/bin/python -m tests.chaos
 
+# No stage of CI: it takes an hour and a half.
+mutants: $(MUTANTS)/ready-$(VERSION) ## Break the code in every place, one at a time, and see whether a test notices (docs/mutants.md)
+	@$(MUTANTS)/bin/python -m tests.mutation $(GROUPS)
+
 ci: ## All of it; a tool that is absent is an error
 	@for stage in $(STAGES); do REQUIRE_ALL=1 .ci/stage $$stage || exit 1; done
 
@@ -105,6 +110,7 @@ lock: $(DEV)/ready-$(VERSION) ## Pin requirements*.txt from pyproject.toml (FLAG
 	$(COMPILE) pyproject.toml --output-file requirements.txt
 	$(COMPILE) pyproject.toml --output-file requirements-dev.txt --group dev --constraint requirements.txt
 	$(COMPILE) --output-file requirements-audit.txt --group audit
+	$(COMPILE) --output-file requirements-mutants.txt --group mutants --constraint requirements-dev.txt
 
 COMPILE = $(DEV)/bin/uv pip compile $(FLAGS) --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
@@ -120,7 +126,9 @@ $(DEV)/ready-%: requirements-dev.txt
 	$(environment)
 $(AUDIT)/ready-%: requirements-audit.txt
 	$(environment)
-$(RUN)/ready- $(DEV)/ready- $(AUDIT)/ready-:
+$(MUTANTS)/ready-%: requirements-dev.txt requirements-mutants.txt
+	$(environment)
+$(RUN)/ready- $(DEV)/ready- $(AUDIT)/ready- $(MUTANTS)/ready-:
 	@echo "$(PYTHON) does not run; name a Python 3.11 or newer: make PYTHON=..." >&2; exit 1
 
 # The lists are complete, and pip before 23.3 would still look for the newest of what is named with an extra.
@@ -128,7 +136,8 @@ define environment
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Python 3.11 or newer is needed and $(PYTHON) is $(VERSION); name another: make PYTHON=..." >&2; exit 1; }
 @rm -rf $(@D) && $(PYTHON) -m venv $(@D)
-@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --no-deps -r $<
+@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --no-deps \
+	$(addprefix -r ,$^)
 @$(@D)/bin/python -m pip check --quiet --disable-pip-version-check >/dev/null
 @touch $@
 endef

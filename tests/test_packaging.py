@@ -29,19 +29,26 @@ def unsatisfied(ranges: list[str], locked: set[str]) -> list[str]:
 
 
 def test_every_requirement_is_pinned_by_hash_and_names_no_index() -> None:
-    for path in ("requirements.txt", "requirements-dev.txt", "requirements-audit.txt"):
+    for path in ("requirements.txt", *(f"requirements-{group}.txt" for group in PYPROJECT["dependency-groups"])):
         assert re.fullmatch(f"({PIN}|{COMMENT})+", (ROOT / path).read_text())
 
 
 def test_the_pins_are_within_the_ranges_of_the_project() -> None:
     project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
     assert unsatisfied(project["dependencies"], pins("requirements.txt")) == []
-    assert unsatisfied(groups["dev"], pins("requirements-dev.txt")) == []
-    assert unsatisfied(groups["audit"], pins("requirements-audit.txt")) == []
+    for name, ranges in groups.items():
+        assert unsatisfied(ranges, pins(f"requirements-{name}.txt")) == []
 
 
 def test_development_uses_the_versions_that_run_in_production() -> None:
     assert pins("requirements.txt") < pins("requirements-dev.txt")
+
+
+def test_mutants_are_tried_with_the_versions_that_development_uses() -> None:
+    """Both lists go into one environment."""
+    development = dict(pin.split("==") for pin in pins("requirements-dev.txt"))
+    ours = dict(pin.split("==") for pin in pins("requirements-mutants.txt"))
+    assert {name: development[name] for name in ours if name in development}.items() <= ours.items()
 
 
 def test_no_development_tool_reaches_the_runtime() -> None:
