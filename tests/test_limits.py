@@ -93,7 +93,7 @@ async def test_a_counter_is_of_its_principal_and_minute_and_kept_an_hour_longer(
     async with SQLiteStore(tmp_path / "sessions.db") as store:
         await PrincipalLimits(Claims(store, 5, 60, Time()), 9, None).count("alice")
         with closing(sqlite3.connect(tmp_path / "sessions.db")) as file:
-            counters = file.execute("SELECT pk, turn, expires FROM counters").fetchall()
+            counters = file.execute("SELECT pk, turn, expires FROM numbers").fetchall()
     assert counters == [("alice/~rate", MINUTE // 60, MINUTE + 60 + KEEP_S)]
 
 
