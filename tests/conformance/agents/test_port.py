@@ -97,7 +97,7 @@ async def test_a_model_sees_the_tools_of_earlier_turns(modelled: Subject) -> Non
     assert roles == ["user", "call", "result", "model", "user"]
 
 
-@pytest.mark.parametrize(("limit", "calls"), [(1, 1), (53, 2)])
+@pytest.mark.parametrize(("limit", "calls"), [(1, 1), (54, 2)])
 async def test_a_turn_ends_with_its_budget_and_one_model_call_more_at_most(
     modelled: Subject, limit: int, calls: int
 ) -> None:
