@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from app.events import AgentEvent, State, Stop, ToolCall, ToolResult, Usage
 from app.sessions import NONE, Numbers, SessionKey
 from app.sessions.claims import Claims
 from app.sessions.codec import unpack
+from app.sessions.sqlite import SQLiteStore
 from app.telemetry import FACTS
 from app.tracing import Traced
 from tests import agents
@@ -355,9 +358,8 @@ async def test_the_caller_sees_what_it_has_used_in_the_day(settings: Settings) -
         "running": {"tokens": 0, "cost_usd": 0.0},
         "limits": {"tokens": 1000, "cost_usd": 2.5},
     }
-    assert {name: nothing[name] for name in ("turns", "input_tokens", "cost_usd")} == dict.fromkeys(
-        ("turns", "input_tokens", "cost_usd"), 0
-    )
+    counted = ("turns", "input_tokens", "output_tokens", "cached_tokens", "cost_usd")
+    assert {name: nothing[name] for name in counted} == dict.fromkeys(counted, 0)
 
 
 @pytest.mark.parametrize("budget", ["session_max_tokens", "daily_max_tokens"])
@@ -421,6 +423,50 @@ async def test_a_turn_that_is_stopped_while_it_reserves_gives_back_what_it_took(
     await reservation.settle(Usage())
     found = await budgets.used_today(ANONYMOUS)
     assert (found.running_tokens, found.turns) == (0, 0)
+
+
+async def test_a_turn_that_is_stopped_does_not_wait_for_a_store_that_never_answers() -> None:
+    store = Silent("add")
+    reservation = Reservation(Budgets(Claims(store, 1, 9), Limit(30), day=Limit(900)), SessionKey(ANONYMOUS, "s"))
+    reserving = asyncio.create_task(reservation.reserve())
+    await store.begun.wait()
+    reserving.cancel()
+    ended, _ = await asyncio.wait([reserving], timeout=1)
+    assert ended
+    assert reserving.cancelled()
+
+
+async def test_a_turn_that_used_what_it_took_asks_for_no_more(settings: Settings) -> None:
+    store = Outage()
+
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield Usage(input_tokens=60, steps=1)
+        yield "hello"
+
+    async with warm(limited(settings, max_tokens=30, daily_max_tokens=900), store=store, agent=agent) as app:
+        assert (await app.chat("x")).status == 200
+    assert store.asked == ["ping", "newest", "claim", "add", "commit", "add"]
+
+
+async def test_counters_are_kept_as_long_as_a_session_and_a_day_longer_than_their_own(tmp_path: Path) -> None:
+    used = Usage(input_tokens=70, steps=1)
+    async with SQLiteStore(tmp_path / "sessions.db") as store:
+        claims = Claims(store, 1, 3600, Noon())
+        reservation = Reservation(Budgets(claims, Limit(30), Limit(900), Limit(900)), SessionKey("alice", "s"))
+        await reservation.reserve()
+        await reservation.grow(used)
+        await reservation.settle(used)
+        with closing(sqlite3.connect(tmp_path / "sessions.db")) as file:
+            counters = file.execute("SELECT pk, turn, expires FROM numbers WHERE name = 'input_tokens'").fetchall()
+    midnight = int(NOON + DAY_S / 2)
+    assert sorted(counters) == [
+        ("alice/s~usage", 1, int(NOON) + 3600),
+        ("alice/~usage", int(NOON // DAY_S), midnight + DAY_S),
+    ]
+
+
+def test_what_has_no_limit_of_its_own_may_use_what_is_left() -> None:
+    assert Limit(usd=1.0).within({"tokens": 5}) == Limit(5, 1.0)
 
 
 @pytest.mark.parametrize("call", [1, 2], ids=["reserve", "settle"])
