@@ -205,6 +205,17 @@ async def test_an_agent_that_counts_no_steps_is_ended_by_its_usage(settings: Set
     assert (answer.json["stop_reason"], answer.json["usage"]["input_tokens"]) == ("budget", 80)
 
 
+async def test_usage_that_is_told_again_within_a_step_does_not_end_it(settings: Settings) -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        yield Usage(input_tokens=40, steps=1)
+        yield Usage(input_tokens=40, output_tokens=2, steps=1)
+        yield "hello"
+
+    async with warm(limited(settings, max_tokens=40), agent=agent) as app:
+        answer = await app.chat("x")
+    assert (answer.json["stop_reason"], answer.json["answer"]) == ("end_turn", "hello")
+
+
 async def test_usage_that_falls_is_counted_at_its_highest(settings: Settings) -> None:
     """An agent tells the total so far. One that tells less than before has used no less."""
 
