@@ -2,7 +2,8 @@
 
 `python -m tests.mutation [--again] [GROUP...]` changes each group's modules in one place at a time with mutmut, and
 counts which changes a test notices. It fails where that is less than BAR of a group, and where a change that nothing
-notices is not argued in docs/mutants.md. With `--again` only those are tried again that were not noticed before.
+notices is not argued in docs/mutants.md. With `--again` only those are tried again that were not noticed before, and
+what stands in functions that have changed since.
 """
 
 import argparse
@@ -29,6 +30,7 @@ KILLED, NOTICED_BY_NONE = (1, 3), (None, 0, 5, 33)
 # Seconds of tests, the quickest first, that a mutant is tried with; then those that survived, with more.
 BUDGET, ROUNDS_S = "MUTATION_BUDGET_S", (4, 40)
 STORES = "tests/conformance/stores/"
+PROCESSES = ("entry_point", "sees_its_own")  # words of what starts processes in tests/test_budgets.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,18 @@ GROUPS = {
         ("app/turns.py", "app/running.py", "app/work.py"),
         (
             "tests/test_turns.py",
+            "tests/test_budgets.py",
             "tests/test_cancel.py",
             "tests/test_misbehaving_agents.py",
             "tests/test_running.py",
             "tests/test_silent_store.py",
             "tests/test_turn_log.py",
             "tests/test_work.py",
+            STORES + "test_budgets.py",
             STORES + "test_limits.py",
             STORES + "test_turns.py",
         ),
-        ("moto", "sqlite", "dynoxide", "local", "process_that_died"),
+        ("moto", "sqlite", "dynoxide", "local", "process_that_died", *PROCESSES),
     ),
     "claims": Group(
         ("app/sessions/claims.py", "app/sessions/codec.py"),
@@ -69,6 +73,7 @@ GROUPS = {
             "app/sessions/__init__.py",
             "app/sessions/credentials.py",
             "app/sessions/dynamodb.py",
+            "app/sessions/items.py",
             "app/sessions/sqlite.py",
         ),
         (
@@ -98,6 +103,11 @@ GROUPS = {
         ("app/limits.py",),
         ("tests/test_limits.py", STORES + "test_limits.py"),
         ("moto", "sqlite", "test_two", "forwarded", "dynoxide", "local"),
+    ),
+    "budgets": Group(
+        ("app/budgets.py",),
+        ("tests/test_budgets.py", STORES + "test_budgets.py"),
+        ("moto", "sqlite", "dynoxide", "local", *PROCESSES),
     ),
 }
 
@@ -188,15 +198,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def tried(name: str, *, again: bool) -> Results:
-    """Try a group's mutants, or again those that survived, and return what became of all of them."""
+    """Try a group's mutants, or again those that survived or are new, and return what became of all of them."""
     folder = prepare(name, GROUPS[name])
-    if not again:
+    if again:  # which tests reach what is measured anew all the same
+        (folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
+    else:
         shutil.rmtree(folder / "mutants", ignore_errors=True)
-    names = Results.read(folder).survivors
-    for budget_s in ROUNDS_S:
-        if names or not (folder / "mutants").exists():
-            mutmut(folder, "run", "--max-children", "1", *names, budget_s=budget_s)
-        names = Results.read(folder).survivors
+    mutmut(folder, "run", "--max-children", "1", budget_s=ROUNDS_S[0])
+    if names := Results.read(folder).survivors:
+        mutmut(folder, "run", "--max-children", "1", *names, budget_s=ROUNDS_S[1])
     return Results.read(folder)
 
 
@@ -206,7 +216,7 @@ def main() -> int:
         prog="python -m tests.mutation", description="Change the code, and see who notices."
     )
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all of them by default")
-    parser.add_argument("--again", action="store_true", help="try only what survived the last time")
+    parser.add_argument("--again", action="store_true", help="try what survived the last time, and what is new")
     asked = parser.parse_args()
     argued, failed = ARGUED.read_text(), False
     for name in asked.groups or GROUPS:
