@@ -255,6 +255,22 @@ async def test_an_agent_that_is_ended_may_clean_up(settings: Settings) -> None:
     assert steps == ["begun", "done"]
 
 
+async def test_an_agent_that_cleans_up_for_ever_is_not_waited_for(settings: Settings) -> None:
+    async def agent(_: OpenTurn) -> AsyncIterator[AgentEvent]:
+        try:
+            for number in range(1, 10):
+                yield "x"
+                yield Usage(input_tokens=40 * number, steps=number)
+        finally:
+            await asyncio.Event().wait()
+
+    async with warm(limited(settings, max_tokens=40), agent=agent) as app:
+        chat = asyncio.create_task(app.chat("x"))
+        ended, _ = await asyncio.wait([chat], timeout=5)
+    assert ended
+    assert chat.result().json["stop_reason"] == "budget"
+
+
 async def test_an_agent_is_told_what_it_may_use(settings: Settings) -> None:
     seen: list[OpenTurn] = []
 
