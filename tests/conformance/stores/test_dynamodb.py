@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiodynamo.credentials import Credentials, Key
-from aiodynamo.http.types import HttpImplementation
+from aiodynamo.http.types import HttpImplementation, Request
 from aiohttp import web
 
 from app.errors import StoreRefused, StoreUnavailable
@@ -288,6 +288,18 @@ async def test_without_keys_nothing_is_asked_but_they_may_come() -> None:
         assert len(at.asked) == 1
 
 
+async def test_keys_that_come_from_a_server_are_fetched_over_the_stores_connections() -> None:
+    class Served(Keys):
+        async def get_key(self, http: HttpImplementation) -> Key | None:
+            answer = await http(Request("POST", at.url, {"X-Amz-Target": "keys"}, b"{}"))
+            assert answer.status == 200
+            return await super().get_key(http)
+
+    async with table() as at, store_on(at, Served()) as store:
+        assert await store.claim(KEY, OPEN)
+    assert at.asked[0] == ("keys", {})
+
+
 async def test_a_request_that_is_not_answered_is_made_again() -> None:
     async with table() as at, store_on(at) as store:
         at.open.clear()
@@ -315,7 +327,8 @@ def test_what_the_library_would_log_stays_out_of_the_log(caplog: pytest.LogCaptu
     DynamoDBStore("sessions", REGION, Keys())
     logging.getLogger("aiodynamo").critical("canary")
     logging.getLogger("aiodynamo.credentials").critical("canary")
-    assert caplog.records == []
+    logging.getLogger("app").error("what we tell ourselves")
+    assert [each.message for each in caplog.records] == ["what we tell ourselves"]
 
 
 async def test_a_delete_goes_on_until_nothing_is_left() -> None:
