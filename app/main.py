@@ -112,13 +112,7 @@ def create_app(
     authenticator = _authenticator(settings)
     caller = Caller(authenticator, settings.auth)
     clients = Clients(store, agent, authenticator)
-    limits = Limits(
-        settings.timeout_s,
-        settings.max_message_bytes,
-        body_s,
-        heartbeat_s,
-        stop_on_disconnect=settings.on_disconnect == "stop" and not settings.frozen,
-    )
+    limits = _request_limits(settings, body_s, heartbeat_s)
     production = settings.environment == "production"
     app = FastAPI(
         title="agent-service",
@@ -144,6 +138,16 @@ def create_app(
     app.add_exception_handler(HTTPException, problems.http_error_handler(app.routes))
     app.add_exception_handler(RequestValidationError, problems.on_invalid_parameter)
     return app
+
+
+def _request_limits(settings: config.Settings, body_s: float, heartbeat_s: float) -> Limits:
+    return Limits(
+        settings.timeout_s,
+        settings.max_message_bytes,
+        body_s,
+        heartbeat_s,
+        stop_on_disconnect=settings.on_disconnect == "stop" and not settings.frozen,
+    )
 
 
 def _lifecycle(settings: config.Settings) -> Lifecycle:
