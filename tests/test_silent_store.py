@@ -176,6 +176,27 @@ async def test_a_bug_in_the_warm_up_does_not_end_it(settings: Settings, caplog: 
             await asyncio.sleep(0.01)
 
 
+class Stumbling(MemoryStore):
+    """Fails the first commits."""
+
+    def __init__(self, fails: int) -> None:
+        super().__init__()
+        self.fails = fails
+
+    async def commit(self, key: SessionKey, item: TurnItem) -> bool:
+        if self.fails:
+            self.fails -= 1
+            raise StoreUnavailable("no answer")
+        return await super().commit(key, item)
+
+
+async def test_a_turn_is_stored_by_a_store_that_fails_for_less_time_than_the_turn_has(settings: Settings) -> None:
+    store = Stumbling(fails=2)
+    async with warm(settings.model_copy(update={"timeout_s": 1.0}), store=store) as app:
+        assert (await app.chat("hello")).status == 200
+        assert await app.messages() == ["hello"]
+
+
 async def test_what_the_store_refuses_is_not_asked_again(settings: Settings) -> None:
     store = Outage("commit")
     store.error = StoreRefused("no space")
