@@ -151,12 +151,14 @@ def test_a_damaged_turn_is_repaired(damage: str) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_turn_after_a_whole_one_is_repaired(damage: str) -> None:
-    request([worked(1), rewritten(worked(2), DAMAGES[damage])])
+    messages = request([worked(1), rewritten(worked(2), DAMAGES[damage])])
+    assert messages[:4] == request([worked(1)])[:4]  # the turn before it is whole
 
 
 def test_a_turn_stored_twice_is_repaired() -> None:
     once = worked(1)
-    request([once, Turn(2, once.message, once.answer, once.tools, once.state)])
+    messages = request([once, Turn(2, once.message, once.answer, once.tools, once.state)])
+    assert messages[:4] == request([once])[:4]
 
 
 @given(st.data())
@@ -166,7 +168,8 @@ def test_a_state_with_any_bytes_changed_is_repaired(data: st.DataObject) -> None
         where = data.draw(st.integers(0, len(state) - 1))
         state[where : where + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     turn = worked(1)
-    request([Turn(1, turn.message, turn.answer, turn.tools, bytes(state)), worked(2)])
+    messages = request([Turn(1, turn.message, turn.answer, turn.tools, bytes(state)), worked(2)])
+    assert messages[-5:] == request([worked(2)])
 
 
 @given(st.binary(max_size=200))
